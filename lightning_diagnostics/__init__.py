@@ -1,0 +1,38 @@
+"""Diagnose PyTorch Lightning training runs: what is wrong, where, since when, how we know, and what to do.
+
+This file is the registry. A public name is a line in ``_REGISTRY``; a callback that has a line there is tested by
+every contract, documented in the catalogue and (later) part of the suite. Names are imported when first used, so that
+importing the package loads neither torch nor Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_diagnostics.diagnostics.graph_leak.callback import GraphLeakDetector
+    from lightning_diagnostics.findings import Finding, Severity
+
+__version__ = "0.1.0"
+
+_REGISTRY = {
+    "Finding": "lightning_diagnostics.findings",
+    "GraphLeakDetector": "lightning_diagnostics.diagnostics.graph_leak.callback",
+    "Severity": "lightning_diagnostics.findings",
+}
+
+__all__ = ["Finding", "GraphLeakDetector", "Severity"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _REGISTRY:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}; its public names are {', '.join(__all__)}"
+        )
+    value = getattr(import_module(_REGISTRY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_REGISTRY})

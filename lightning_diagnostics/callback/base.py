@@ -1,0 +1,334 @@
+"""The base of every diagnostic: common arguments, the life of a run, and the promise that no fault of ours ends it."""
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from lightning_diagnostics import tensorboard
+from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.callback.run import Run
+from lightning_diagnostics.findings import (
+    Diagnosis,
+    Finding,
+    FindingError,
+    Rule,
+    Severity,
+    TooEarly,
+    override_limits,
+)
+
+logger = logging.getLogger("lightning_diagnostics")
+
+OnFinding = Literal["report", "stop", "raise"]
+At = Literal["warning", "error"]
+Result = TypeVar("Result")
+
+
+class DiagnosticCallback(Callback):
+    """Base of every diagnostic.
+
+    A room subclasses it, names its ``rules``, ``blind_rule`` and ``default_limits``, implements `attach`, `detach` and
+    `watching`, and adds the Lightning hooks that it needs. Every hook that a subclass defines is guarded: an exception
+    in it is logged once with its traceback, the diagnostic switches itself off, and training goes on.
+
+    Args:
+        on_finding: What to do about a finding: ``"report"`` it, ``"stop"`` training after the batch, or ``"raise"`` a
+            `FindingError`. With several processes the ranks agree on it at the end of the epoch.
+        at: The severity from which ``"stop"`` and ``"raise"`` act: ``"warning"`` or ``"error"``.
+        limits: Limits to override, by name, e.g. ``{"retained-graph.steps": 8}``.
+        strict: Raise our own faults instead of switching off (for tests).
+
+    Raises:
+        ValueError: if a word or a limit is not known, or a value is not allowed.
+        TypeError: if a value is of the wrong kind.
+    """
+
+    rules: ClassVar[tuple[Rule, ...]]
+    blind_rule: ClassVar[Rule]
+    default_limits: ClassVar[Any]
+
+    def __init__(
+        self,
+        *,
+        on_finding: OnFinding = "report",
+        at: At = "warning",
+        limits: dict[str, float] | None = None,
+        strict: bool = False,
+    ) -> None:
+        # Validate the arguments.
+        one_of("on_finding", on_finding, get_args(OnFinding))
+        one_of("at", at, get_args(At))
+        if not isinstance(strict, bool):
+            raise TypeError(f"strict={strict!r}: allowed are True and False")
+
+        # Set up a callback that belongs to no run yet.
+        self.on_finding = on_finding
+        self.at = at
+        self.strict = strict
+        self._limits = override_limits(self.default_limits, limits)
+        self._run: Run | None = None
+        self._joined = False
+        self._off = False
+        self._acted: set[tuple[str, str]] = set()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, hook in list(vars(cls).items()):
+            if name.startswith("on_") and hasattr(Callback, name):
+                setattr(cls, name, _guarded(hook))
+
+    # What a room implements.
+
+    def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training starts: take up what is needed for the run."""
+
+    def detach(self) -> None:
+        """The run is over, however it ended: let go of everything. Called more than once."""
+
+    def watching(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        """What is watched and what cannot be seen, for the line at the start."""
+        raise NotImplementedError
+
+    def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The training epoch ends, on every rank, before the module's own hook."""
+
+    def undecided(self) -> list[str]:
+        """What it was too early to say when the run ended."""
+        return []
+
+    def room_state(self) -> dict[str, Any]:
+        """What the room needs after a resume: plain values and CPU tensors only."""
+        return {}
+
+    def load_room_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what `room_state` wrote."""
+
+    # What a room uses.
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What this diagnostic has found: open before closed, worst first."""
+        if self._run is None:
+            return []
+        own = {rule.code for rule in (*self.rules, self.blind_rule)}
+        return [finding for finding in self._run.journal.findings if finding.code in own]
+
+    def judge(self, trainer: Trainer, rule: Rule, measured: object, *, step: int) -> Finding | TooEarly | None:
+        """Put a measurement before a rule, enter what it says, and act on it."""
+        verdict = rule.check(measured, self._limits)
+        if not isinstance(verdict, Diagnosis):
+            return verdict
+        return self._enter(trainer, rule, verdict, step=step)
+
+    def note_blind(self, trainer: Trainer, message: str, remedy: str, *, where: str | None = None) -> None:
+        """Say, as a note, what cannot be seen here."""
+        step = insides.log_step(trainer)
+        verdict = Diagnosis(Severity.INFO, where, step, message, remedy)
+        self._enter(trainer, self.blind_rule, verdict, step=step)
+
+    def still(self, finding: Finding, *, step: int) -> None:
+        """An open finding still holds."""
+        assert self._run is not None
+        self._run.journal.seen(finding, step=step)
+
+    def close(self, finding: Finding, *, step: int) -> None:
+        """A finding no longer holds."""
+        assert self._run is not None
+        closed, change = self._run.journal.close(finding)
+        self._run.show(closed, change, step=step)
+
+    def draw(self, trainer: Trainer, measurement: object, *, step: int) -> None:
+        """Send the drawn fields of a measurement to every logger."""
+        if trainer.is_global_zero and trainer.loggers:
+            insides.log_scalars(trainer, tensorboard.scalars(measurement), step=step)
+
+    # The life of a run.
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._safely(self._join, trainer)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._safely(self.attach, trainer, pl_module)
+        if self._run is not None:
+            text = self._safely(self.watching, trainer, pl_module) or f"{type(self).__name__}: switched off"
+            self._run.announce(text, step=insides.log_step(trainer))
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._safely(self.epoch_end, trainer, pl_module)
+        self._merge(trainer)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._finish(trainer, "finished")
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._finish(trainer, f"ended by {type(exception).__name__}")
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        room = self._safely(self.room_state) or {}
+        return {"findings": [finding.to_dict() for finding in self.findings], "room": room}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._safely(self._load, state_dict)
+
+    def _join(self, trainer: Trainer) -> None:
+        """Take part in the run of this Trainer, which the first diagnostic to be set up makes."""
+        self._off = False
+        self._acted = set()
+        if self._run is None or not self._run.serves(trainer):
+            peers = (c._run for c in trainer.callbacks if isinstance(c, DiagnosticCallback))  # pyright: ignore[reportAttributeAccessIssue]  # Lightning types callbacks by a mixin
+            self._run = next((run for run in peers if run is not None and run.serves(trainer)), None) or Run(trainer)
+        if not self._joined:
+            self._run.join(self.state_key)
+            self._joined = True
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        if self._run is not None:
+            self._run.carry([Finding.from_dict(plain) for plain in state["findings"]])
+        self.load_room_state(state["room"])
+
+    def _finish(self, trainer: Trainer, ending: str) -> None:
+        """The run is over; whatever happens in here, nothing of ours is left behind."""
+        if not self._joined:
+            return
+        self._joined = False
+        undecided = [] if self._off else self._safely(self.undecided) or []
+        self._detach()
+        if self._run is not None:
+            step = insides.epoch_end_step(trainer)
+            self._run.leave(self.state_key, step=step, undecided=undecided, ending=ending)
+
+    def _detach(self) -> None:
+        try:
+            self.detach()
+        except Exception:  # promise 2: it never kills the run
+            logger.exception("%s could not let go of everything", type(self).__name__)
+
+    # Findings.
+
+    def _enter(self, trainer: Trainer, rule: Rule, diagnosis: Diagnosis, *, step: int) -> Finding:
+        assert self._run is not None
+        finding, change = self._run.journal.record(rule, diagnosis, step=step)
+        self._run.show(finding, change, step=step)
+        if insides.process_count(trainer) == 1:
+            self._act(trainer, [finding])
+        return finding
+
+    def _merge(self, trainer: Trainer) -> None:
+        """Bring the findings of all ranks together. Collective: it runs whether this rank is switched off or not."""
+        if insides.process_count(trainer) == 1 or self._run is None:
+            return
+        everyone = [
+            [Finding.from_dict(plain) for plain in plains]
+            for plains in insides.gather(trainer, [finding.to_dict() for finding in self.findings])
+        ]
+        for rank, theirs in enumerate(everyone):
+            self._safely(self._adopt, trainer, rank, theirs)
+        self._act(trainer, [finding for theirs in everyone for finding in theirs if finding.status == "open"])
+
+    def _adopt(self, trainer: Trainer, rank: int, theirs: list[Finding]) -> None:
+        """On rank zero, show what only another rank has seen."""
+        assert self._run is not None
+        if not trainer.is_global_zero or rank == trainer.global_rank:
+            return
+        known = {finding.key: finding for finding in self.findings}
+        for finding in theirs:
+            mine = known.get(finding.key)
+            if mine is None or mine.severity < finding.severity or mine.evidence.get("rank") == rank:
+                seen = Finding.from_dict({**finding.to_dict(), "evidence": {**finding.evidence, "rank": rank}})
+                self._run.show(*self._run.journal.merge(seen), step=insides.epoch_end_step(trainer))
+
+    def _act(self, trainer: Trainer, findings: list[Finding]) -> None:
+        """Stop or raise, once for each finding, if the user asked for it."""
+        if self.on_finding == "report":
+            return
+        for finding in findings:
+            if finding.severity < Severity.parse(self.at) or finding.key in self._acted:
+                continue
+            self._acted.add(finding.key)
+            if self.on_finding == "raise":
+                raise FindingError(finding)
+            insides.stop(trainer)
+
+    # Faults of our own.
+
+    def _safely(self, act: Callable[..., Result], *args: Any) -> Result | None:
+        """Call ``act``; a fault in it switches this diagnostic off and never reaches the run."""
+        if self._off:
+            return None
+        try:
+            return act(*args)
+        except FindingError:
+            raise
+        except Exception as fault:  # noqa: BLE001  # promise 2: it never kills the run
+            self._switch_off(act.__name__, fault, args)
+            return None
+
+    def _switch_off(self, place: str, fault: Exception, args: tuple[Any, ...]) -> None:
+        """Report a fault of our own once and fall silent; under ``strict`` raise it instead."""
+        if self.strict:
+            raise fault
+        name = type(self).__name__
+        self._off = True
+        logger.error("%s failed in %s and is switched off; training goes on", name, place, exc_info=fault)
+        self._detach()
+        trainer = next((arg for arg in args if isinstance(arg, Trainer)), None)
+        if self._run is None or trainer is None:
+            return
+        try:
+            what = f"{name} failed ({type(fault).__name__}: {fault}) and has seen nothing since."
+            self.note_blind(trainer, what, "Please report it with the traceback in the log.")
+        except Exception:  # promise 2: it never kills the run
+            logger.exception("%s could not enter that note either", name)
+
+
+def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Check that an argument is one of the words allowed.
+
+    Raises:
+        ValueError: if it is not; the message quotes it and lists them.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: allowed are {', '.join(repr(word) for word in allowed)}")
+
+
+def whole_number(name: str, value: object, *, low: int) -> None:
+    """Check that an argument is a whole number of at least ``low``.
+
+    Raises:
+        TypeError: if it is not a whole number.
+        ValueError: if it is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: expected a whole number of {low} or more")
+    if value < low:
+        raise ValueError(f"{name}={value!r}: allowed is {low} or more")
+
+
+def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook whose faults switch its diagnostic off."""
+
+    @functools.wraps(hook)
+    def call(self: DiagnosticCallback, *args: Any, **kwargs: Any) -> Any:
+        if self._off:
+            return None
+        try:
+            return hook(self, *args, **kwargs)
+        except FindingError:
+            raise
+        except Exception as fault:  # noqa: BLE001  # promise 2: it never kills the run
+            self._switch_off(hook.__name__, fault, (*args, *kwargs.values()))
+            return None
+
+    return call

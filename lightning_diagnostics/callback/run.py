@@ -1,0 +1,137 @@
+"""What the diagnostics of one Trainer share: the journal, and the places where it is shown."""
+
+import json
+import logging
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from lightning_diagnostics import tensorboard
+from lightning_diagnostics.callback import terminal
+from lightning_diagnostics.callback.trainer import experiments, run_folder
+from lightning_diagnostics.findings import Change, Finding, Journal, Severity
+
+logger = logging.getLogger("lightning_diagnostics")
+
+FINDINGS_FILE = "findings.jsonl"
+"""The file in the run's folder; one event a line, of which the last one per code and place wins."""
+
+
+class Run:
+    """One training run as its diagnostics see it together.
+
+    A diagnostic joins at ``setup``, announces what it watches when training starts, enters what it finds, and leaves;
+    the last to announce has the start line printed, the last to leave the summary. Shows on rank zero only, holds no
+    open file and no strong reference to the Trainer, and can be copied at any moment.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.journal = Journal()
+        self._trainer: weakref.ref[Trainer] | None = weakref.ref(trainer)
+        self._members: list[str] = []
+        self._announced: list[str] = []
+        self._undecided: list[str] = []
+        self._broken: set[str] = set()
+        self._carried = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_trainer": None}  # a weak reference cannot be pickled
+
+    def serves(self, trainer: Trainer) -> bool:
+        """Whether this is the run of that Trainer."""
+        return self._trainer is not None and self._trainer() is trainer
+
+    def join(self, member: str) -> None:
+        """A diagnostic takes part from here on."""
+        if not self._members:
+            self._announced, self._undecided = [], []
+        self._members.append(member)
+
+    def carry(self, findings: list[Finding]) -> None:
+        """Take over the findings of the checkpoint that is resumed."""
+        self.journal.adopt(findings)
+        self._carried = self._carried or bool(findings)
+
+    def announce(self, text: str, *, step: int) -> None:
+        """A diagnostic says what it watches and what it cannot see."""
+        self._announced.append(text)
+        if len(self._announced) < len(self._members):
+            return
+        terminal.set_up()
+        if self._shows():
+            logger.info("watching %s", "; ".join(self._announced))
+        if self._carried:
+            self._carried = False
+            for finding in self.journal.findings:
+                self._write(finding, "carried")
+            self._draw(step)
+
+    def show(self, finding: Finding, change: Change, *, step: int) -> None:
+        """Bring a change of the journal to the terminal, the findings file and TensorBoard."""
+        if change is Change.UPDATED:
+            return
+        if self._shows() and change in (Change.OPENED, Change.WORSENED) and finding.severity > Severity.INFO:
+            terminal.say(finding)
+        self._write(finding, change.value)
+        self._draw(step)
+
+    def leave(self, member: str, *, step: int, undecided: list[str], ending: str) -> None:
+        """A diagnostic is done; the last one closes the run."""
+        if member not in self._members:
+            return
+        self._members.remove(member)
+        self._undecided += undecided
+        if self._members or not self._announced or not self._shows():
+            return
+        findings = self.journal.findings
+        logger.info("%s", terminal.summary(findings, steps=step, undecided=self._undecided, ending=ending))
+        for finding in findings:
+            self._write(finding, "ended")
+        if findings:
+            self._draw(step)
+
+    def _shows(self) -> bool:
+        """Whether this process is the one that shows."""
+        trainer = self._trainer() if self._trainer is not None else None
+        return trainer is not None and trainer.is_global_zero
+
+    def _draw(self, step: int) -> None:
+        self._outlet("the findings table in TensorBoard", lambda trainer: self._draw_table(trainer, step))
+
+    def _draw_table(self, trainer: Trainer, step: int) -> None:
+        writers = tensorboard.text_writers(experiments(trainer))
+        tensorboard.write_findings(writers, self.journal.findings, step=step)
+
+    def _write(self, finding: Finding, event: str) -> None:
+        line = json.dumps({"event": event, **finding.to_dict()}, allow_nan=False, default=str)
+        self._outlet(FINDINGS_FILE, lambda trainer: _append(run_folder(trainer), line + "\n"))
+
+    def _outlet(self, name: str, act: Callable[[Trainer], None]) -> None:
+        """Act on rank zero; an outlet that fails (disk full, logger closed) is reported once and not tried again."""
+        trainer = self._trainer() if self._trainer is not None else None
+        if trainer is None or not trainer.is_global_zero or name in self._broken:
+            return
+        try:
+            act(trainer)
+        except Exception:  # promise 2: it never kills the run
+            self._broken.add(name)
+            logger.exception("%s cannot be written and is switched off; training goes on", name)
+
+
+def _append(folder: str | None, text: str) -> None:
+    """Append to the findings file; object stores know no appending, so there the file is written anew."""
+    if folder is None:
+        return
+    if "://" not in folder:
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, FINDINGS_FILE), "a", encoding="utf-8") as file:
+            file.write(text)
+        return
+    import fsspec
+
+    files, path = fsspec.core.url_to_fs(f"{folder.rstrip('/')}/{FINDINGS_FILE}")
+    before = files.cat_file(path) if files.exists(path) else b""
+    files.pipe_file(path, before + text.encode())

@@ -1,0 +1,96 @@
+"""What is said in the terminal: through the ``lightning_diagnostics`` logger, and without tearing a progress bar."""
+
+import importlib.util
+import io
+import logging
+import sys
+from collections.abc import Sequence
+
+from lightning_diagnostics.findings import Finding, Severity
+
+logger = logging.getLogger("lightning_diagnostics")
+
+_LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}
+
+
+class _BarAwareHandler(logging.StreamHandler):  # pyright: ignore[reportMissingTypeArgument]  # not generic at run time before 3.11
+    """Writes above tqdm's bars instead of through them; Rich redirects the stream by itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record to the stream that is the standard error now (a notebook or a test may have changed it)."""
+        try:
+            from tqdm import tqdm
+
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:  # noqa: BLE001  # as in logging itself: a handler must not fail its caller
+            self.handleError(record)
+
+
+def set_up() -> None:
+    """Give the logger a handler, as Lightning does for its own, unless the user has set up logging."""
+    if logger.handlers or logging.getLogger().handlers:
+        return
+    handler = _BarAwareHandler()
+    handler.setFormatter(logging.Formatter("lightning_diagnostics %(levelname)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+
+
+def say(finding: Finding) -> None:
+    """The line of a finding."""
+    logger.log(_LEVELS[finding.severity], "%s", finding.line())
+
+
+def summary(findings: Sequence[Finding], *, steps: int, undecided: Sequence[str], ending: str) -> str:
+    """What is said at the end of a run.
+
+    Args:
+        findings: In the order they are to be listed in.
+        steps: The last step of the run.
+        undecided: What it was too early to say.
+        ending: How the run ended, e.g. ``"finished"`` or ``"stopped by KeyboardInterrupt"``.
+    """
+    accused = [f for f in findings if f.severity > Severity.INFO]
+    count = f"{len(accused)} finding{'s' * (len(accused) != 1)}" if accused else "no findings"
+    notes = len(findings) - len(accused)
+    head = f"Run {ending} at step {steps}: {count}" + (f", {notes} note{'s' * (notes != 1)}" if notes else "")
+    parts = [head + ("." if not findings else ":")]
+    if findings:
+        parts.append(_table(findings))
+    parts += [f"Too early to say: {text}." for text in undecided]
+    return "\n".join(parts)
+
+
+_HEADS = ("severity", "finding", "where", "steps", "status", "what to do")
+
+
+def _table(findings: Sequence[Finding]) -> str:
+    """The findings as a table, by ``rich`` where it is installed."""
+    rows = [
+        (
+            "note" if f.severity is Severity.INFO else str(f.severity),
+            f"{f.code} {f.name}",
+            f.where or "the run",
+            f"{f.first_step}-{f.last_step}",
+            f.status,
+            f.remedy if f.severity > Severity.INFO else f.message,
+        )
+        for f in findings
+    ]
+    if importlib.util.find_spec("rich") is None:
+        return "\n".join("  " + " | ".join(row) for row in (_HEADS, *rows))
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for head in _HEADS:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(file=io.StringIO(), width=max(Console().width, 100), color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()

@@ -1,0 +1,104 @@
+"""What is read of the Trainer's insides: the one file that may, so that a change in Lightning is mended here."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+
+
+def log_step(trainer: Trainer) -> int:
+    """The step at which Lightning's ``self.log`` draws values of the current batch (it is not ``global_step``)."""
+    return int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
+
+
+def epoch_end_step(trainer: Trainer) -> int:
+    """The step at which ``self.log`` draws values of the epoch that just ended."""
+    return max(0, log_step(trainer) - 1)
+
+
+def batches_per_epoch(trainer: Trainer) -> int | None:
+    """Training batches in an epoch; None for loaders without a length."""
+    batches = trainer.num_training_batches
+    return None if batches == math.inf else int(batches)
+
+
+def batches_left(trainer: Trainer) -> float:
+    """Training batches still to come by ``max_epochs`` and ``max_steps``; ``inf`` when neither bounds the run.
+
+    ``max_steps`` counts optimizer steps, of which this run has so far made ``global_step`` in its batches.
+    """
+    loop = trainer.fit_loop
+    done = max(loop.epoch_loop.total_batch_idx + 1, 1)
+    left = math.inf
+    if loop.max_epochs is not None and loop.max_epochs >= 0:
+        left = trainer.num_training_batches * loop.max_epochs - done
+    if loop.max_steps >= 0:
+        stepped = trainer.global_step / done
+        left = min(left, (loop.max_steps - trainer.global_step) / stepped if stepped else math.inf)
+    return max(0.0, left)
+
+
+def run_folder(trainer: Trainer) -> str | None:
+    """The folder of this run, that of the first logger that has one. To be called on rank zero only.
+
+    ``trainer.log_dir`` is not used because it is a collective call. A logger without a ``log_dir`` (MLflow, W&B) gives
+    the folder in which ``ModelCheckpoint`` would save.
+    """
+    for logger in trainer.loggers:
+        folder = getattr(logger, "log_dir", None)
+        if isinstance(folder, str | os.PathLike) and os.fspath(folder):
+            return str(os.fspath(folder))
+        save_dir = getattr(logger, "save_dir", None)
+        if isinstance(save_dir, str | os.PathLike) and isinstance(logger.version, str | int):
+            version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+            return os.path.join(os.fspath(save_dir), str(logger.name), version)
+    return None
+
+
+def experiments(trainer: Trainer) -> list[object]:
+    """The loggers' experiments (SummaryWriter and the like)."""
+    found = (getattr(logger, "experiment", None) for logger in trainer.loggers)
+    return [experiment for experiment in found if experiment is not None]
+
+
+def log_scalars(trainer: Trainer, values: Mapping[str, float], *, step: int) -> None:
+    """Send scalars to every logger. To be called on rank zero only."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(values), step=step)
+
+
+def process_count(trainer: Trainer) -> int:
+    """The number of processes that train together and can exchange objects."""
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if ready and trainer.world_size > 1 else 1
+
+
+def gather(trainer: Trainer, value: Any) -> list[Any]:
+    """A plain value of every rank, in the order of ranks. A collective: every rank must call it."""
+    count = process_count(trainer)
+    if count == 1:
+        return [value]
+    values: list[Any] = [None] * count
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def stop(trainer: Trainer) -> None:
+    """Ask for an end after the current batch."""
+    trainer.should_stop = True
+
+
+def is_compiled(module: LightningModule) -> bool:
+    """Whether the module or a submodule was compiled by ``torch.compile`` or ``module.compile()``."""
+    if getattr(module, "_compiler_ctx", None) is not None:
+        return True
+    return any(_is_compiled(part) for part in module.modules())
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    return "_orig_mod" in part._modules or getattr(part, "_compiled_call_impl", None) is not None

@@ -1,0 +1,29 @@
+"""What is registered: the callbacks, and the rules with their pages."""
+
+from importlib import import_module
+
+from lightning_diagnostics import _REGISTRY  # pyright: ignore[reportPrivateUsage]  # this file is its reader
+from lightning_diagnostics.findings import Rule
+
+_ROOMS = "lightning_diagnostics.diagnostics."
+
+
+def callbacks() -> dict[str, type]:
+    """The registered callbacks by their public name, in alphabetical order (imports torch and Lightning)."""
+    return {
+        name: getattr(import_module(module), name)
+        for name, module in sorted(_REGISTRY.items())
+        if module.startswith(_ROOMS)
+    }
+
+
+def rooms() -> list[str]:
+    """The names of the folders in ``diagnostics`` that have a registered callback, e.g. ``["graph_leak"]``."""
+    modules = (module for module in _REGISTRY.values() if module.startswith(_ROOMS))
+    return sorted({module.removeprefix(_ROOMS).split(".")[0] for module in modules})
+
+
+def rules() -> list[Rule]:
+    """Every rule of every registered diagnostic, ordered by code (imports neither torch nor Lightning)."""
+    found = (rule for room in rooms() for rule in import_module(f"{_ROOMS}{room}.rules").RULES)
+    return sorted(found, key=lambda rule: rule.code)

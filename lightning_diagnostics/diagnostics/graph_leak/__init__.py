@@ -1,0 +1,1 @@
+"""Autograd graphs of earlier steps that are still alive, and who holds them."""

@@ -1,0 +1,332 @@
+"""`GraphLeakDetector`: graphs kept alive across steps, the attribute that holds them, and the one-line fix."""
+
+import dataclasses
+import gc
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, is_look, whole_number
+from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.diagnostics.graph_leak import holders, measure
+from lightning_diagnostics.diagnostics.graph_leak.rules import (
+    Limits,
+    retained_activations,
+    retained_graph,
+    unwatched_graphs,
+)
+from lightning_diagnostics.findings import Finding
+from lightning_diagnostics.probes import GraphMark, GraphMarks, memory_free, memory_in_use
+
+LEADING_BATCHES = 10
+"""Batches at the start of every epoch that are marked in depth: what is stored from the first on is found in them."""
+
+_ROOT_NODES = 4  # of a loss: scaling, division by the accumulation, the user's loss, one below
+_ALL_NODES = 100_000  # of a look; marking a node costs a small part of computing it, so this bounds memory, not time
+_OUTPUT_NODES = 2  # of a module's output in a step that calls backward itself
+_FIRST_PAUSE, _LONGEST_PAUSE = 32, 8_192  # batches between searches; it doubles when a collection freed the graphs
+_QUIET_LOOKS = 3  # looks without growth before a finding is closed: what hangs deep is marked at looks only
+
+
+class GraphLeakDetector(DiagnosticCallback):
+    """Finds autograd graphs of earlier steps that are still alive, and names who holds them.
+
+    ``self.running_loss += loss`` keeps the graph of every step. The detector puts a mark into the graph of each step
+    and sees, from the lifetime of the graph's nodes and not from guesses about memory, which steps' graphs are still
+    alive. When several are, it searches the module, the callbacks, the data module and the user's modules for the
+    holder and reports the path to it, the growth per step and the fix. A finding is made seven steps after the first
+    graph is kept, if what is kept hangs close to the loss; within as many looks otherwise.
+
+    What it costs: between looks the marking of four graph nodes and one check of a list a step (some 10 µs). At a
+    look (the first ten batches of an epoch, its last one, at least eight spread over it, and every
+    ``every_n_train_steps``) all nodes of the graph are marked, at 0.6 µs each, a small part of what computing them
+    costs. A search costs 1 to 50 ms and happens only when graphs are kept. No hook stays on the model; a step that
+    calls ``loss.backward()`` itself is watched through a global forward hook, at looks only.
+
+    What is drawn, at looks: ``graph_leak/graphs_alive`` (steps), ``graph_leak/memory_in_use`` (MiB).
+
+    Findings: ``retained-graph`` (MEM101), ``retained-activations`` (MEM102); note ``unwatched-graphs`` (MEM901).
+
+    Args:
+        every_n_train_steps: A batch is looked at at least this often, counted within the epoch.
+        min_age: Graphs of the last ``min_age - 1`` steps are never counted. 2 suits every program that does not keep
+            graphs on purpose; truncated back-propagation over k batches needs k + 1.
+        on_finding: What to do about a finding: ``"report"`` it, ``"stop"`` training after the batch, or ``"raise"`` a
+            ``FindingError``. With several processes the ranks agree on it at the end of the epoch.
+        at: The severity from which ``"stop"`` and ``"raise"`` act: ``"warning"`` or ``"error"``.
+        limits: Limits to override, by name, e.g. ``{"retained-graph.steps": 8}``.
+        strict: Raise our own faults instead of switching off (for tests).
+
+    Raises:
+        ValueError: if a word or a limit is not known, or a value is not allowed.
+        TypeError: if a value is of the wrong kind.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_diagnostics import GraphLeakDetector
+        >>> trainer = Trainer(callbacks=[GraphLeakDetector()], logger=False, enable_checkpointing=False)
+    """
+
+    rules = (retained_graph, retained_activations)
+    blind_rule = unwatched_graphs
+    default_limits = Limits()
+
+    def __init__(
+        self,
+        *,
+        every_n_train_steps: int = 50,
+        min_age: int = 2,
+        on_finding: OnFinding = "report",
+        at: At = "warning",
+        limits: dict[str, float] | None = None,
+        strict: bool = False,
+    ) -> None:
+        # Validate the arguments.
+        whole_number("every_n_train_steps", every_n_train_steps, low=1)
+        whole_number("min_age", min_age, low=1)
+        super().__init__(on_finding=on_finding, at=at, limits=limits, strict=strict)
+
+        # Set up a detector that has seen nothing.
+        self.every_n_train_steps = every_n_train_steps
+        self.min_age = min_age
+        self._places: dict[str, str] = {}  # by attribute: the path it was first reported under
+        self._since: int | None = None  # carried over a resume: the oldest step whose graph was alive
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget everything about the steps of this process."""
+        self._marks = GraphMarks()
+        self._hook: RemovableHandle | None = None
+        self._tick = -1  # training batches begun in this process, less one
+        self._first_step = -1  # of this process, on the axis of ``self.log``
+        self._look = False
+        self._announced = True  # whether Lightning announced a backward pass in this step
+        self._unannounced = 0
+        self._alive = 0  # old steps alive at the last check
+        self._span = (-1, -1)  # the oldest and the newest of them
+        self._quiet_steps, self._quiet_looks = 0, 0  # since they last grew
+        self._pause = _FIRST_PAUSE
+        self._next_search = 0
+
+    # The life of a run.
+
+    @override
+    def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._reset()
+
+    @override
+    def detach(self) -> None:
+        self._remove_hook()
+        self._marks.clear()
+
+    @override
+    def watching(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        text = f"the autograd graph of every step (in depth every {self.every_n_train_steps} batches or more often)"
+        if not pl_module.automatic_optimization:
+            text += "; steps that call loss.backward() themselves are seen at looks only"
+            if insides.is_compiled(pl_module):
+                text += ", and not at all in a compiled model: blind there"
+        return text
+
+    @override
+    def undecided(self) -> list[str]:
+        if not 0 < self._alive < self._limits.steps or self.findings:
+            return []
+        return [f"graphs of {self._alive} earlier steps were alive at the end, a verdict needs {self._limits.steps}"]
+
+    # A step.
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._end_of_step(trainer, pl_module)
+        self._tick += 1
+        step = insides.log_step(trainer)
+        if self._tick == 0:
+            self._first_step = step
+        self._check(trainer, pl_module, now=self._tick, step=step)
+        self._marks.begin(self._tick, step)
+        self._announced = False
+        length = insides.batches_per_epoch(trainer)
+        self._look = batch_idx < LEADING_BATCHES or is_look(batch_idx, batches=length, every=self.every_n_train_steps)
+        if self._look:
+            self._draw_liveness(trainer, pl_module, step)
+            self._watch_outputs(pl_module)
+
+    @override
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._announced = True
+        self._marks.mark(loss.grad_fn, most=_ALL_NODES if self._look else _ROOT_NODES)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._remove_hook()
+
+    @override
+    def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_of_step(trainer, pl_module)
+        self._check(trainer, pl_module, now=self._tick + 1, step=insides.epoch_end_step(trainer))
+
+    # Steps that call backward themselves.
+
+    def _end_of_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the steps that announced no backward pass; say, once, that nothing is seen of them."""
+        if self._announced:
+            return
+        self._unannounced += 1
+        if self._unannounced == LEADING_BATCHES and not self._marks.marked:
+            shows_none = " (a compiled model shows none)" if insides.is_compiled(pl_module) else ""
+            self.note_blind(
+                trainer,
+                f"in {LEADING_BATCHES} steps no autograd graph was seen: no backward pass was announced, and no output "
+                f"of a module showed one{shows_none}.",
+                "call self.manual_backward(loss) in place of loss.backward(); a step that returns None has no graph.",
+            )
+
+    def _watch_outputs(self, pl_module: LightningModule) -> None:
+        """Mark the graphs behind the modules' outputs, in manual steps that may announce no backward pass."""
+        announces = self._marks.marked and not self._unannounced
+        if pl_module.automatic_optimization or announces or insides.is_compiled(pl_module):
+            return
+        self._remove_hook()
+        marks = self._marks
+
+        def mark(module: torch.nn.Module, args: Any, output: Any) -> None:
+            if torch._C._current_graph_task_id() == -1:  # not in the recomputation of a checkpoint
+                for tensor in _tensors(output):
+                    marks.mark(tensor.grad_fn, most=_OUTPUT_NODES)
+
+        self._hook = torch.nn.modules.module.register_module_forward_hook(mark)
+
+    def _remove_hook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    # Old graphs.
+
+    def _check(self, trainer: Trainer, pl_module: LightningModule, *, now: int, step: int) -> None:
+        """Count the old steps whose graphs are alive when step ``now`` begins, and act on their number."""
+        before = now - self.min_age + 1
+        old = self._marks.alive(before=before)
+        self._alive = len(old)
+        if self._grew(old):
+            for finding in self._open_findings():
+                self.still(finding, step=step)
+            if now >= self._next_search:
+                del old  # a mark lives as long as somebody holds it: the search must count the graphs, not us
+                self._search(trainer, pl_module, before=before, step=step)
+                self._next_search = now + self._pause
+        elif self._quiet_steps >= self._limits.closes_after and self._quiet_looks >= _QUIET_LOOKS:
+            for finding in self._open_findings():
+                self.close(finding, step=step)
+
+    def _grew(self, old: list[GraphMark]) -> bool:
+        """Whether enough old steps are alive and, of them, a newer one is while the oldest still is.
+
+        A container of bounded size lets go of its oldest for each newest; a leak never does.
+        """
+        self._quiet_steps += 1
+        self._quiet_looks += self._look
+        if len(old) < self._limits.steps:
+            self._span = (-1, -1)
+            return False
+        span = (old[0].tick, old[-1].tick)
+        grew = self._span[0] in (-1, span[0]) and span[1] > self._span[1]
+        self._span = span
+        if grew:
+            self._quiet_steps, self._quiet_looks = 0, 0
+        return grew
+
+    def _search(self, trainer: Trainer, pl_module: LightningModule, *, before: int, step: int) -> None:
+        """Find who holds the old graphs and put him before the rules."""
+        found = self._measure(trainer, pl_module, before=before)
+        if not found:
+            gc.collect()  # what only reference cycles hold is no leak
+            old = self._marks.alive(before=before)
+            if len(old) < self._limits.steps:
+                self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+                return
+            found = [measure.unheld(old, steps_left=insides.batches_left(trainer))]
+            del old
+        self._pause = max(_FIRST_PAUSE, self._alive)
+        for retention in found:
+            for rule in self.rules:
+                self.judge(trainer, rule, retention, step=step)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, *, before: int) -> list[measure.Retention]:
+        """What each holder keeps alive; no tensor and no mark outlives this call."""
+        device = pl_module.device
+        free = {each.type: memory_free(each) for each in (torch.device("cpu"), device)}
+        own, left = measure.own_storages(pl_module), insides.batches_left(trainer)
+        roots = _roots(trainer, pl_module)
+        holdings = measure.holdings(roots, self._marks, before=before, steps=self._limits.steps)
+        return [
+            self._placed(h.anchor, measure.weigh(h, self._marks, own=own, steps_left=left, free=free)) for h in holdings
+        ]
+
+    def _placed(self, anchor: str, measured: measure.Retention) -> measure.Retention:
+        """The measurement under the path and the first step that this attribute was first reported with.
+
+        Growth goes on under another key or in another list of the same attribute, and in another process after a
+        resume, but it is the same finding.
+        """
+        where = self._places.setdefault(anchor, measured.where or anchor)
+        first_step = measured.first_step
+        if self._since is not None and first_step == self._first_step:
+            first_step = min(first_step, self._since)
+        return dataclasses.replace(measured, where=where, first_step=first_step)
+
+    def _open_findings(self) -> list[Finding]:
+        own = {rule.code for rule in self.rules}
+        return [finding for finding in self.findings if finding.status == "open" and finding.code in own]
+
+    # Drawing and resuming.
+
+    def _draw_liveness(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        if not (trainer.is_global_zero and trainer.loggers):
+            return
+        used = memory_in_use(pl_module.device)
+        measured = measure.Liveness(
+            graphs_alive=len(self._marks.alive(before=self._tick)),
+            memory_in_use=None if used is None else used / 2**20,
+        )
+        self.draw(trainer, measured, step=step)
+
+    @override
+    def room_state(self) -> dict[str, Any]:
+        old = self._marks.alive(before=self._tick - self.min_age + 2)
+        since = old[0].step if old else None
+        if since is not None and self._since is not None and since == self._first_step:
+            since = self._since
+        return {"places": dict(self._places), "since": since}
+
+    @override
+    def load_room_state(self, state: Mapping[str, Any]) -> None:
+        self._places = dict(state["places"])
+        self._since = state["since"]
+
+
+def _roots(trainer: Trainer, pl_module: LightningModule) -> dict[str, object]:
+    """Where a search begins: the user's objects, by the expression that evaluates to them."""
+    roots: dict[str, object] = {"model": pl_module, "type(model)": type(pl_module)}
+    for index, callback in enumerate(trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]  # typed by a mixin
+        if not isinstance(callback, DiagnosticCallback):
+            roots[f"trainer.callbacks[{index}]"] = callback
+    roots |= {f"trainer.loggers[{index}]": logger for index, logger in enumerate(trainer.loggers)}
+    roots["trainer.datamodule"] = getattr(trainer, "datamodule", None)
+    roots["trainer.train_dataloader.dataset"] = getattr(trainer.train_dataloader, "dataset", None)
+    return roots | {f"sys.modules[{name!r}]": module for name, module in holders.user_modules().items()}
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The tensors in a module's output: itself, or the elements of a tuple, list or dict."""
+    if isinstance(output, dict):
+        output = list(output.values())
+    return [item for item in (output if isinstance(output, list | tuple) else (output,)) if isinstance(item, Tensor)]

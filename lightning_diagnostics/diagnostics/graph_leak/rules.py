@@ -1,0 +1,239 @@
+"""What is wrong when graphs outlive their step: numbers in, findings out. No torch."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lightning_diagnostics.findings import Diagnosis, Severity, TooEarly, Verdict, limit, rule
+from lightning_diagnostics.findings.finding import Plain
+from lightning_diagnostics.statistics import projected_share
+
+if TYPE_CHECKING:
+    from lightning_diagnostics.diagnostics.graph_leak.measure import Retention
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of this room."""
+
+    steps: int = limit(
+        5,
+        key="retained-graph.steps",
+        meaning="earlier steps older than min_age whose graphs must be alive at once before anything is said",
+        source="arithmetic: with min_age=2 a verdict falls in the seventh step; a program that keeps a few steps "
+        "for a moving average or a truncated back-propagation over up to six steps stays below it",
+        low=1,
+    )
+    share_of_free: float = limit(
+        0.5,
+        key="retained-graph.share_of_free",
+        meaning="share of the free memory that the growth may take over the rest of the run before it is an ERROR",
+        source="arithmetic: half of what is free is left for everything else that still grows (caches, workers)",
+        high=1.0,
+    )
+    horizon: int = limit(
+        100_000,
+        key="retained-graph.horizon",
+        meaning="steps ahead for which a run without an end is projected",
+        source="convention: a day at about one step a second",
+        low=1,
+    )
+    closes_after: int = limit(
+        64,
+        key="retained-graph.closes_after",
+        meaning="steps without a retained graph, or without growth, after which a finding is closed",
+        source="arithmetic: an epoch that clears its list at its end is full again after seven steps; nine times that",
+        low=1,
+    )
+
+
+@rule(code="MEM101", name="retained-graph", severities=(Severity.INFO, Severity.WARNING, Severity.ERROR))
+def retained_graph(measured: "Retention", limits: Limits) -> Verdict:
+    """Autograd graphs of finished training steps are still alive, and there are more of them with every step.
+
+    ## What it means
+    A tensor that was computed with gradients carries the graph of its computation. Storing it (``self.running_loss +=
+    loss``, ``self.losses.append(loss)``) stores the graph of that step, and with it whatever the graph still needs. The
+    finding names the attribute or variable that holds the graphs, and since which step.
+
+    ## Why it matters
+    Memory grows with every step until the run dies, often hours later and in another line of code. Reading such a sum
+    or calling ``backward`` on it also gets slower with every step.
+
+    ## What to do
+    Store a number, not a graph: ``loss.detach()`` (stays on the device, costs nothing) or ``loss.item()`` (waits for
+    the device). A hidden state that is carried from batch to batch is cut with ``hidden.detach()``. With
+    ``torchmetrics``, pass detached values to ``update``.
+
+    ## When it is wrong
+    Programs that keep graphs on purpose over many steps (an unrolled meta-gradient, truncated back-propagation over
+    more than six batches) are told apart by their owner only: set ``min_age`` above the number of steps they span. A
+    ``deque`` with a ``maxlen`` is bounded and therefore only a note. The place may be a second holder of the same
+    tensor. Bytes count what the graph itself keeps; what a custom C++ extension keeps is not seen. Graphs that share no
+    node with a loss on which ``backward`` was called are not seen either.
+    """
+    return None if _of_activations(measured) else _verdict(measured, limits)
+
+
+@rule(code="MEM102", name="retained-activations", severities=(Severity.INFO, Severity.WARNING, Severity.ERROR))
+def retained_activations(measured: "Retention", limits: Limits) -> Verdict:
+    """Activations of finished training steps pile up in a container, together with their autograd graphs.
+
+    ## What it means
+    Outputs, features or hidden states (tensors with more than one element) are appended at every step and never
+    released. They keep their own memory and the graph behind them.
+
+    ## Why it matters
+    The memory of one batch of activations is lost with every step, on the device where they were computed. This is the
+    fastest way to run out of memory in the middle of an epoch.
+
+    ## What to do
+    Detaching alone frees the graph but not the tensors: reduce them first (update a metric), or append
+    ``output.detach().cpu()`` and clear the container at the end of the epoch. A forward hook that was registered to
+    look at features should keep the last one only, or be removed.
+
+    ## When it is wrong
+    As for ``retained-graph``: replay buffers and other containers that keep graphs on purpose need a larger
+    ``min_age``, and a ``deque`` with a ``maxlen`` is only a note.
+    """
+    return _verdict(measured, limits) if _of_activations(measured) else None
+
+
+@rule(code="MEM901", name="unwatched-graphs", severities=(Severity.INFO,))
+def unwatched_graphs(measured: object, limits: Limits) -> Verdict:
+    """The autograd graphs of some steps could not be seen, so nothing can be said about them.
+
+    ## What it means
+    The detector learns of a graph when Lightning announces a backward pass. A step that calls ``loss.backward()``
+    itself is seen through the outputs of its modules instead, at looks only; a compiled model, or a step without
+    modules, is not seen there at all. A step that returns None has no graph. A detector that failed says so here too.
+
+    ## Why it matters
+    Silence about what was not watched is not a clean bill of health.
+
+    ## What to do
+    Call ``self.manual_backward(loss)`` instead of ``loss.backward()``: it does the same, works under every precision
+    and strategy, and can be seen.
+
+    ## When it is wrong
+    A run that never calls ``backward`` on purpose (statistics gathered in a training loop) has nothing to be seen.
+    """
+    del measured, limits
+    return None  # a note that the callback makes itself
+
+
+RULES = (retained_graph, retained_activations, unwatched_graphs)
+
+
+def _of_activations(measured: "Retention") -> bool:
+    """Whether it is tensors of activations that pile up, not scalars and not one tensor with a long history."""
+    return measured.tensors > 1 and measured.elements > 1
+
+
+def _verdict(measured: "Retention", limits: Limits) -> Verdict:
+    if measured.steps < limits.steps:
+        return TooEarly(measured.steps, limits.steps, "steps")
+    share = _projected_share(measured, limits)
+    severity = Severity.WARNING
+    if share is not None and share > limits.share_of_free:
+        severity = Severity.ERROR
+    elif measured.bound is not None:
+        severity = Severity.INFO
+    evidence: dict[str, Plain] = {
+        "retained_steps": measured.steps,
+        "retained-graph.steps": limits.steps,
+        "tensors": measured.tensors,
+    }
+    if measured.where is not None:
+        evidence |= {
+            "nodes_per_step": round(measured.nodes_per_step, 1),
+            "bytes_per_step": round(measured.bytes_per_step),
+        }
+    if share is not None:
+        evidence |= {
+            "projected_share_of_free_memory": float(f"{share:.3g}"),
+            "retained-graph.share_of_free": limits.share_of_free,
+        }
+    if measured.custom:
+        evidence["custom_functions"] = ", ".join(measured.custom)
+    return Diagnosis(
+        severity, measured.where, measured.first_step, _message(measured, share), _remedy(measured), evidence
+    )
+
+
+def _projected_share(measured: "Retention", limits: Limits) -> float | None:
+    """The share of the free memory that will be taken by the end of the run; None where it cannot be measured."""
+    if measured.free_bytes is None or math.isnan(measured.bytes_per_step):
+        return None
+    steps = limits.horizon if math.isinf(measured.steps_left) else measured.steps_left
+    if measured.bound is not None:
+        steps = min(steps, max(0, measured.bound - measured.tensors))
+    return projected_share(measured.bytes_per_step, steps=steps, free=measured.free_bytes)
+
+
+def _message(measured: "Retention", share: float | None) -> str:
+    alive = f"the autograd graphs of {measured.steps} earlier steps are alive"
+    if measured.where is None:
+        return f"{alive}, and no Python attribute or variable that was searched leads to them."
+    what = f"{measured.tensors} tensors in a {measured.holder}" if measured.tensors > 1 else f"a {measured.holder}"
+    least = "" if measured.exact else "at least "
+    growth = f"{least}{measured.nodes_per_step:.0f} graph nodes and {_size(measured.bytes_per_step)} a step"
+    bounded = f" until it holds its maxlen of {measured.bound}" if measured.bound is not None else ""
+    text = f"{alive}, held by {what}; it grows by {growth}{bounded}."
+    if share is None or share < 0.01:
+        return text
+    ahead = "the rest of the run" if math.isfinite(measured.steps_left) else "the steps ahead"
+    return f"{text} Over {ahead} that is {share:.0%} of the memory that is free."
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def _remedy(measured: "Retention") -> str:
+    """The one-line fix for this very case."""
+    if measured.where is None:
+        return _unheld_remedy(measured)
+    place = measured.where.replace("model.", "self.", 1) if measured.where.startswith("model.") else measured.where
+    if measured.kind == "closure":
+        place = f"`{measured.name}`" if " " not in measured.name else measured.name
+        place = place.strip("`")
+    if measured.kind == "gradient":
+        return (
+            "clear it with optimizer.zero_grad(set_to_none=True), or use torch.autograd.grad(loss, parameters, "
+            "create_graph=True) in place of loss.backward(create_graph=True)."
+        )
+    if measured.kind == "metric":
+        return f"pass detached values to the metric: {place.rpartition('.')[0]}.update(value.detach())."
+    if measured.tensors > 1:
+        return _container_remedy(measured, place)
+    if measured.elements == 1:
+        return f"add a number, not a graph: {place} += loss.detach()."
+    if measured.operation.startswith(("Cat", "Stack")):
+        return f"detach what is added: {place} = torch.cat([{place}, new.detach()])."
+    return f"cut the graph when the state is carried to the next step: {place} = {place}.detach()."
+
+
+def _container_remedy(measured: "Retention", place: str) -> str:
+    call = {"set": f"{place}.add({{}})", "dict": f"{place}[key] = {{}}"}.get(measured.holder, f"{place}.append({{}})")
+    if measured.elements == 1:
+        return f"store a number, not a graph: {call.format('loss.detach()')}."
+    return (
+        "detaching is not enough, the tensors themselves pile up: reduce them, or "
+        f"{call.format('output.detach().cpu()')} and clear it at the end of the epoch."
+    )
+
+
+def _unheld_remedy(measured: "Retention") -> str:
+    custom = ", ".join(measured.custom)
+    first = f"(a) {custom}: use ctx.save_for_backward, never ctx.x = output; " if custom else ""
+    second, third = ("(b)", "(c)") if custom else ("(a)", "(b)")
+    return (
+        f"{first}{second} a local variable of a running function (a list in main(), a generator) that collects "
+        f"tensors: append loss.detach(); {third} a graph that is kept by an extension or by another graph: detach what "
+        f"is carried from step to step."
+    )

@@ -1,0 +1,202 @@
+"""Floor 2: where on a torch model a number is taken. Knows torch.nn only."""
+
+import functools
+import itertools
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+# A leaf's AccumulateGrad node lives as long as the leaf wherever something (a DDP reducer, say) holds on to it, so its
+# lifetime says nothing about the graph of a step.
+_ACCUMULATE_GRAD: type = type(
+    torch.zeros(1, requires_grad=True).view(1).grad_fn.next_functions[0][0]  # pyright: ignore[reportOptionalMemberAccess]  # a view of a leaf has a grad_fn
+)
+
+
+def graph_nodes(roots: list[Node], *, most: int, stop: Callable[[Node], bool] = lambda node: False) -> Iterator[Node]:
+    """The nodes of the autograd graph behind ``roots``, breadth first, leaves left out.
+
+    Args:
+        roots: ``grad_fn`` of the tensors to start from.
+        most: How many nodes at the most.
+        stop: Nodes for which it is true are neither yielded nor passed.
+    """
+    queue: deque[Node] = deque(roots)
+    seen: set[Node] = set(roots)
+    while queue and most > 0:
+        node = queue.popleft()
+        if type(node) is _ACCUMULATE_GRAD or stop(node):
+            continue
+        yield node
+        most -= 1
+        for child, _ in node.next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                queue.append(child)
+
+
+@dataclass(eq=False)
+class GraphMark:
+    """Sits in the graph of one step and dies with its last marked node.
+
+    Attributes:
+        tick: Training batch it was made in, counted in this process.
+        step: The same on the axis of Lightning's ``self.log``.
+        custom: Names of the custom ``torch.autograd.Function`` nodes that were met.
+    """
+
+    tick: int
+    step: int
+    custom: tuple[str, ...] = ()
+
+
+class GraphMarks:
+    """Which training steps have an autograd graph that is still alive, known exactly and without the collector.
+
+    A mark is put into ``node.metadata``, a dict that the C++ node owns, and only a weak reference to it is kept here:
+    the reference dies when the last marked node of that step is destroyed, whoever held it, Python or C++. One mark
+    serves all nodes of a step.
+
+    Measured on torch 2.13: 0.6 µs a node.
+    """
+
+    _serial = itertools.count()
+
+    def __init__(self, *, capacity: int = 512) -> None:
+        self._key = f"lightning_diagnostics.mark.{next(self._serial)}"
+        self._capacity = capacity
+        self._entries: list[tuple[int, weakref.ref[GraphMark]]] = []
+        self._current: GraphMark | None = None
+        self.marked = 0
+        """Nodes marked so far."""
+
+    def begin(self, tick: int, step: int) -> None:
+        """Start a new step: nodes marked from here on belong to it."""
+        self._current = GraphMark(tick, step)
+
+    def mark(self, root: Node | None, *, most: int) -> None:
+        """Mark up to ``most`` nodes of a graph of the current step.
+
+        Parts that carry a mark already (of this step or of an earlier one) keep it.
+        """
+        mark = self._current
+        if root is None or mark is None:
+            return
+        key, before = self._key, self.marked
+        for node in graph_nodes([root], most=most, stop=lambda node: key in _metadata(node)):
+            _metadata(node)[key] = mark
+            self.marked += 1
+            if isinstance(node, torch.autograd.function.BackwardCFunction) and node.name() not in mark.custom:
+                mark.custom = (*mark.custom, node.name())
+        if self.marked > before and (not self._entries or self._entries[-1][0] != mark.tick):
+            self._entries.append((mark.tick, weakref.ref(mark)))
+
+    def alive(self, *, before: int) -> list[GraphMark]:
+        """The marks of the steps whose tick is smaller than ``before`` and whose graph lives, oldest first.
+
+        With more than ``capacity`` of them every second one is forgotten (never the oldest), so that watching a leak
+        does not become one: from then on the list is a lower bound.
+        """
+        self._entries = [entry for entry in self._entries if entry[1]() is not None]
+        if len(self._entries) > self._capacity:
+            self._entries = self._entries[::2]
+        marks = (ref() for tick, ref in self._entries if tick < before)
+        return [mark for mark in marks if mark is not None]
+
+    def of(self, node: Node) -> GraphMark | None:
+        """The mark on a node, if it carries one of ours."""
+        return _metadata(node).get(self._key)
+
+    def clear(self) -> None:
+        """Forget all steps."""
+        self._entries.clear()
+        self._current = None
+
+
+def _metadata(node: Any) -> dict[str, Any]:
+    """The dict that a graph node owns (torch's own typing takes the attribute for a method)."""
+    return node.metadata
+
+
+def saved_storages(node: Node) -> dict[int, int]:
+    """Bytes of the tensors that a node saved for its backward and has not freed yet, by storage address.
+
+    Reading a saved tensor runs the user's unpack hook where there is one (activation checkpointing recomputes its
+    forward there, off-loading moves data), so tensors packed by a hook are left out.
+    """
+    found: dict[int, int] = {}
+    for name in _saved_names(type(node)):
+        raw: Any = getattr(node, name, None)
+        for saved in raw if isinstance(raw, list | tuple) else (raw,):
+            found.update(_unhooked(saved))
+    return found
+
+
+@functools.cache
+def _saved_names(kind: type[Node]) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
+
+
+def _unhooked(saved: Any) -> dict[int, int]:
+    """The storage of a SavedTensor that no hook packed; nothing where that cannot be told (torch before 2.9)."""
+    if saved is None or not hasattr(saved, "unpack_hook") or saved.unpack_hook is not None:
+        return {}
+    data = saved.data
+    return storage(data) if isinstance(data, Tensor) else {}
+
+
+def storage(tensor: Tensor) -> dict[int, int]:
+    """A tensor's storage address and its bytes; empty for tensors without storage (meta, wrapper subclasses)."""
+    try:
+        store = tensor.untyped_storage()
+        return {store.data_ptr(): store.nbytes()} if store.nbytes() else {}
+    except (RuntimeError, NotImplementedError):
+        return {}
+
+
+def memory_in_use(device: torch.device) -> int | None:
+    """Bytes in use: of the device's allocator, for the CPU the resident size of this process; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    if device.type == "cpu":
+        return _proc_pages("/proc/self/statm")
+    return None
+
+
+def memory_free(device: torch.device) -> int | None:
+    """Bytes that are free on the device, for the CPU available to new programs; None if unknown."""
+    if device.type == "cuda":
+        return (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
+    if device.type == "cpu":
+        return _proc_available("/proc/meminfo")
+    return None
+
+
+def _proc_pages(path: str) -> int | None:
+    """The resident size that Linux states in ``/proc/self/statm``."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _proc_available(path: str) -> int | None:
+    """The available memory that Linux states in ``/proc/meminfo``."""
+    try:
+        with open(path, encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
