@@ -1,0 +1,17 @@
+"""Settings of the whole test run."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the networks are tiny, and a process that forks must not have started a thread pool
+
+
+@pytest.fixture(autouse=True)
+def _interrupt_handler() -> Iterator[None]:
+    """Lightning ignores SIGINT for good once a KeyboardInterrupt ended a run; the next test gets it back."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)

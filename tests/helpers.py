@@ -1,0 +1,140 @@
+"""The registered callbacks as test parameters, tiny real runs, and what hooks and modes are alive."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from inspect import signature
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from lightning_diagnostics import Finding, Severity, catalogue
+from lightning_diagnostics.callback import DiagnosticCallback
+
+LOGGER = logging.getLogger("lightning_diagnostics")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A registered callback with arguments to construct it with."""
+
+    name: str
+    kind: type[DiagnosticCallback]
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def room(self) -> str:
+        """The folder of the diagnostic."""
+        return self.kind.__module__.split(".")[-2]
+
+    def __call__(self, *, kind: type[Any] | None = None, **more: Any) -> Any:
+        """A new callback; ``strict`` unless told otherwise."""
+        return (kind or self.kind)(**{"strict": True, **self.arguments, **more})
+
+    def __str__(self) -> str:
+        return "-".join([self.name, *(f"{key}={value}" for key, value in self.arguments.items())])
+
+
+def _members() -> Iterator[Member]:
+    for name, kind in catalogue.callbacks().items():
+        yield Member(name, kind)
+        if "every_n_train_steps" in signature(kind).parameters:
+            yield Member(name, kind, {"every_n_train_steps": 1})
+
+
+MEMBERS = tuple(_members())
+KINDS = tuple(member for member in MEMBERS if not member.arguments)
+every_member = pytest.mark.parametrize("member", MEMBERS, ids=str)
+every_kind = pytest.mark.parametrize("member", KINDS, ids=str)
+
+
+def trainer(*callbacks: Any, **settings: Any) -> Trainer:
+    """A quiet Trainer on the CPU for two epochs, without a logger and without checkpoints unless asked for."""
+    quiet = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+    }
+    return Trainer(callbacks=list(callbacks), **{**quiet, **settings})
+
+
+def accusations(callback: DiagnosticCallback) -> list[Finding]:
+    """The findings that are more than a note."""
+    return [finding for finding in callback.findings if finding.severity > Severity.INFO]
+
+
+def diagnosed(findings: list[Finding]) -> set[tuple[str, str | None, int]]:
+    """Code, place and first step of what is more than a note."""
+    return {(f.code, f.where, f.first_step) for f in findings if f.severity > Severity.INFO}
+
+
+@contextmanager
+def heard() -> Iterator[list[logging.LogRecord]]:
+    """The records of our logger (a handler of its own, since a forked child has no other way to bring them home)."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = records.append  # type: ignore[method-assign]  # the shortest handler that keeps records
+    level = LOGGER.level
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield records
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
+
+
+def alive(module: LightningModule) -> set[str]:
+    """Every hook and mode that is alive now: of the module, its tensors and optimizers, and of the process."""
+    return {*_module_hooks(module), *_tensor_hooks(module), *_optimizer_hooks(module), *_global_hooks(), *_modes()}
+
+
+def _module_hooks(module: nn.Module) -> Iterator[str]:
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name.endswith("_hooks") and value:
+                yield f"{path or 'the module'}.{name}"
+
+
+def _tensor_hooks(module: nn.Module) -> Iterator[str]:
+    for path, tensor in (*module.named_parameters(), *module.named_buffers()):
+        for name in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+            if getattr(tensor, name, None):
+                yield f"{path}.{name}"
+
+
+def _optimizer_hooks(module: LightningModule) -> Iterator[str]:
+    attached = getattr(module, "_trainer", None)
+    for index, optimizer in enumerate(attached.optimizers if attached is not None else ()):
+        for name, value in vars(optimizer).items():
+            if "step_p" in name and name.endswith("_hooks") and value:
+                yield f"optimizer {index}.{name}"
+
+
+def _global_hooks() -> Iterator[str]:
+    # torch.optim deletes its submodule's name after importing it
+    for home in map(import_module, ("torch.nn.modules.module", "torch.optim.optimizer")):
+        for name, value in vars(home).items():
+            if name.startswith("_global_") and name.endswith("_hooks") and value:
+                yield name
+
+
+def _modes() -> Iterator[str]:
+    yield from (f"function mode {type(mode).__name__}" for mode in _get_current_function_mode_stack())
+    yield from (f"dispatch mode {type(mode).__name__}" for mode in _get_current_dispatch_mode_stack())
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        yield "saved-tensors hooks"
+    if torch.is_anomaly_enabled():
+        yield "anomaly mode"

@@ -1,0 +1,173 @@
+"""Small sick networks, each with its healthy twin and exactly known findings. Knows torch and Lightning only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+BATCHES = 8
+"""Training batches in an epoch of `loader`, in one process."""
+
+
+class Rows(Dataset):
+    """A regression whose rows are augmented with draws from all three global generators."""
+
+    def __init__(self, rows: int = 4 * BATCHES) -> None:
+        draw = torch.Generator().manual_seed(7)
+        self.inputs = torch.randn(rows, 4, generator=draw)
+        self.targets = self.inputs.sum(dim=1)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(4) + float(np.random.rand())
+        return self.inputs[index] + 0.01 * noise, self.targets[index]
+
+
+def loader(batches: int = BATCHES, *, shuffle: bool = True, **more: Any) -> DataLoader:
+    """Batches of four rows; the loader has no generator of its own, so it draws from the global one."""
+    return DataLoader(Rows(4 * batches), batch_size=4, shuffle=shuffle, **more)
+
+
+class Student(LightningModule):
+    """A healthy regression with BatchNorm and dropout, in automatic or manual optimisation.
+
+    Args:
+        sick: Whether a subclass falls ill. A `Student` itself is healthy.
+        manual: Manual optimisation.
+        accumulate: Batches per optimizer step of the manual optimisation (the Trainer counts them in the automatic).
+    """
+
+    def __init__(self, *, sick: bool = False, manual: bool = False, accumulate: int = 1) -> None:
+        super().__init__()
+        self.sick = sick
+        self.automatic_optimization = not manual
+        self.accumulate = accumulate
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs)
+
+    def keep(self, loss: Tensor, output: Tensor) -> None:
+        """What a subclass stores of a training step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        output = self(batch[0])
+        loss = nn.functional.mse_loss(output.squeeze(-1).float(), batch[1])
+        self.keep(loss, output)
+        self.log("train_loss", loss)
+        if self.automatic_optimization:
+            return loss
+        self.step_by_hand(loss, batch_idx)
+        return None
+
+    def step_by_hand(self, loss: Tensor, batch_idx: int) -> None:
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        self.manual_backward(loss / self.accumulate)
+        if (batch_idx + 1) % self.accumulate == 0:
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", nn.functional.mse_loss(self(batch[0]).squeeze(-1), batch[1]), sync_dist=True)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test_loss", nn.functional.mse_loss(self(batch[0]).squeeze(-1), batch[1]))
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch[0])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+class RunningLoss(Student):
+    """``self.running_loss += loss``: one graph a step, each hanging on the one before."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.running_loss: Any = 0.0
+
+    def keep(self, loss: Tensor, output: Tensor) -> None:
+        self.running_loss = self.running_loss + (loss if self.sick else loss.detach())
+
+
+class LossList(Student):
+    """``self.losses.append(loss)``: one graph a step, side by side."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.losses: list[Any] = []
+
+    def keep(self, loss: Tensor, output: Tensor) -> None:
+        self.losses.append(loss if self.sick else loss.item())
+
+
+class OutputList(Student):
+    """``self.outputs.append(output)``: the activations of every batch pile up, with their graphs."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.outputs: list[Tensor] = []
+
+    def keep(self, loss: Tensor, output: Tensor) -> None:
+        self.outputs.append(output if self.sick else output.detach())
+
+
+class MovingAverage(Student):
+    """An exponential moving average without ``detach``: a scalar with a history as long as the run."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.average: Any = 0.0
+
+    def keep(self, loss: Tensor, output: Tensor) -> None:
+        self.average = 0.9 * self.average + 0.1 * (loss if self.sick else loss.detach())
+
+
+Diagnosed = tuple[str, str | None, int]
+"""Code, place and first step of a finding."""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """An illness, whom it concerns, and what is to be found.
+
+    Attributes:
+        room: The folder of the diagnostic that knows the illness.
+        make: ``make(sick=..., manual=..., accumulate=...)`` gives the network or its healthy twin.
+        findings: What is to be found in the sick one, after `BATCHES` or more training batches.
+    """
+
+    room: str
+    make: Callable[..., Student]
+    findings: frozenset[Diagnosed]
+
+    def __str__(self) -> str:
+        return self.make.__name__
+
+
+def _patient(room: str, make: Callable[..., Student], *findings: Diagnosed) -> Patient:
+    return Patient(room, make, frozenset(findings))
+
+
+PATIENTS = (
+    _patient("graph_leak", RunningLoss, ("MEM101", "model.running_loss", 0)),
+    _patient("graph_leak", LossList, ("MEM101", "model.losses", 0)),
+    _patient("graph_leak", OutputList, ("MEM102", "model.outputs", 0)),
+    _patient("graph_leak", MovingAverage, ("MEM101", "model.average", 0)),
+)
+"""One per line; the first of a room stands for it where one is enough."""
+
+
+def of_room(room: str) -> list[Patient]:
+    """The patients of a diagnostic."""
+    return [patient for patient in PATIENTS if patient.room == room]
