@@ -1,0 +1,140 @@
+"""A small network learns to read digits and leaks memory with every step; the detector says where and how to fix it.
+
+``python examples/digits.py`` trains with the leak, ``--healthy`` without it, and ``--plot memory.png`` trains both and
+draws the memory in use, read back from what the detector logged.
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset, random_split
+
+from lightning_diagnostics import GraphLeakDetector
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Digits(LightningModule):
+    """A convolution and a linear layer; logs how large its features are, as a mean over the run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.ReLU())
+        self.head = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 4 * 4, 10))
+        self.norm_sum = torch.zeros(())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = batch
+        features = self.features(images)
+        self.watch(features)
+        loss = cross_entropy(self.head(features), labels)
+        self.log("train_loss", loss)
+        return loss
+
+    def watch(self, features: Tensor) -> None:
+        """Add up the norm of the features, and with it, by mistake, the graph of every step."""
+        self.norm_sum += features.norm()
+        self.log("feature_norm", self.norm_sum / (self.global_step + 1))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        images, labels = batch
+        self.log("val_acc", (self(images).argmax(1) == labels).float().mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class HealthyDigits(Digits):
+    """The same network with the one-line fix."""
+
+    def watch(self, features: Tensor) -> None:
+        self.norm_sum += features.norm().detach()
+        self.log("feature_norm", self.norm_sum / (self.global_step + 1))
+
+
+def loaders(batch_size: int = 32) -> tuple[DataLoader, DataLoader]:
+    """Training and validation batches of scikit-learn's 1,797 digits of 8 x 8 pixels."""
+    images, labels = load_digits(return_X_y=True)
+    images = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
+    digits = TensorDataset(images, torch.tensor(labels))
+    train, val = random_split(digits, [0.8, 0.2], generator=torch.Generator().manual_seed(0))
+    return DataLoader(train, batch_size, shuffle=True), DataLoader(val, batch_size)
+
+
+def fit(model: LightningModule, *, name: str, logdir: str, epochs: int) -> Path:
+    """Train a model under the detector; returns the folder of the run."""
+    seed_everything(0, verbose=False)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=TensorBoardLogger(logdir, name=name),
+        log_every_n_steps=10,
+        callbacks=[GraphLeakDetector()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, *loaders())
+    print(f"{name}: val_acc {trainer.callback_metrics['val_acc']:.3f}")
+    return Path(str(trainer.log_dir))
+
+
+def curve(run: Path, tag: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a scalar in a run's event files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload().Scalars(tag)
+    return [event.step for event in events], [event.value for event in events]
+
+
+def plot(runs: dict[str, Path], file: str) -> None:
+    """Draw the memory and the graphs of the runs over their steps."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for axis, tag, title in zip(
+        axes,
+        ("graph_leak/memory_in_use", "graph_leak/graphs_alive"),
+        ("memory in use, growth since the first step (MiB)", "graphs of earlier steps that are alive"),
+        strict=True,
+    ):
+        for label, run in runs.items():
+            steps, values = curve(run, tag)
+            start = values[0] if "memory" in tag else 0
+            axis.plot(steps, [value - start for value in values], label=label)
+        axis.set(title=title, xlabel="step")
+        axis.title.set_fontsize("medium")
+        axis.legend()
+    figure.savefig(file, dpi=110)
+    print(f"drawn: {file}")
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--healthy", action="store_true", help="train without the leak")
+    parser.add_argument("--plot", metavar="FILE", help="train without and with the leak and draw the memory of both")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--logdir", default="lightning_logs")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", module="lightning")  # its advice on workers: 45 batches need none
+
+    both = {"healthy": HealthyDigits, "leaking": Digits}
+    chosen = list(both) if args.plot else ["healthy" if args.healthy else "leaking"]
+    runs = {name: fit(both[name](), name=name, logdir=args.logdir, epochs=args.epochs) for name in chosen}
+    if args.plot:
+        plot(runs, args.plot)
+    print(f"Look at the runs with: tensorboard --logdir {args.logdir}")
+
+
+if __name__ == "__main__":
+    main()
