@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from lightning_diagnostics import Finding, Severity, catalogue
 from lightning_diagnostics.callback import DiagnosticCallback
+from tests.patients import BATCHES, loader
 
 LOGGER = logging.getLogger("lightning_diagnostics")
 
@@ -68,6 +69,12 @@ def trainer(*callbacks: Any, **settings: Any) -> Trainer:
         "log_every_n_steps": 1,
     }
     return Trainer(callbacks=list(callbacks), **{**quiet, **settings})
+
+
+def fit(run: Trainer, module: LightningModule, *, batches: int = BATCHES, **more: Any) -> Trainer:
+    """Train and validate on short loaders that draw from the global generators; gives the Trainer."""
+    run.fit(module, loader(batches), loader(2, shuffle=False), **more)
+    return run
 
 
 def accusations(callback: DiagnosticCallback) -> list[Finding]:

@@ -143,8 +143,8 @@ class DiagnosticCallback(Callback):
 
     def draw(self, trainer: Trainer, measurement: object, *, step: int) -> None:
         """Send the drawn fields of a measurement to every logger."""
-        if trainer.is_global_zero and trainer.loggers:
-            insides.log_scalars(trainer, tensorboard.scalars(measurement), step=step)
+        assert self._run is not None
+        self._run.draw(tensorboard.scalars(measurement), step=step)
 
     # The life of a run.
 
@@ -212,8 +212,10 @@ class DiagnosticCallback(Callback):
     def _detach(self) -> None:
         try:
             self.detach()
-        except Exception:  # promise 2: it never kills the run
-            logger.exception("%s could not let go of everything", type(self).__name__)
+        except Exception as fault:  # promise 2: it never kills the run
+            if self.strict:
+                raise
+            self._report("detach", fault)
 
     # Findings.
 
@@ -272,19 +274,23 @@ class DiagnosticCallback(Callback):
         except FindingError:
             raise
         except Exception as fault:  # noqa: BLE001  # promise 2: it never kills the run
-            self._switch_off(act.__name__, fault, args)
+            self._switch_off(act.__name__, fault)
             return None
 
-    def _switch_off(self, place: str, fault: Exception, args: tuple[Any, ...]) -> None:
+    def _switch_off(self, place: str, fault: Exception) -> None:
         """Report a fault of our own once and fall silent; under ``strict`` raise it instead."""
         if self.strict:
             raise fault
-        name = type(self).__name__
         self._off = True
-        logger.error("%s failed in %s and is switched off; training goes on", name, place, exc_info=fault)
+        self._report(place, fault)
         self._detach()
-        trainer = next((arg for arg in args if isinstance(arg, Trainer)), None)
-        if self._run is None or trainer is None:
+
+    def _report(self, place: str, fault: Exception) -> None:
+        """Put a fault of our own into the log, with its traceback, and into the findings, as a note."""
+        name = type(self).__name__
+        logger.error("%s failed in %s and is switched off; training goes on", name, place, exc_info=fault)
+        trainer = self._run.trainer if self._run is not None else None
+        if trainer is None:
             return
         try:
             what = f"{name} failed ({type(fault).__name__}: {fault}) and has seen nothing since."
@@ -328,7 +334,7 @@ def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
         except FindingError:
             raise
         except Exception as fault:  # noqa: BLE001  # promise 2: it never kills the run
-            self._switch_off(hook.__name__, fault, (*args, *kwargs.values()))
+            self._switch_off(hook.__name__, fault)
             return None
 
     return call

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -40,9 +40,14 @@ class Run:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_trainer": None}  # a weak reference cannot be pickled
 
+    @property
+    def trainer(self) -> Trainer | None:
+        """The Trainer, while it lives (and in the process that it lives in)."""
+        return self._trainer() if self._trainer is not None else None
+
     def serves(self, trainer: Trainer) -> bool:
         """Whether this is the run of that Trainer."""
-        return self._trainer is not None and self._trainer() is trainer
+        return self.trainer is trainer
 
     def join(self, member: str) -> None:
         """A diagnostic takes part from here on."""
@@ -78,6 +83,11 @@ class Run:
         self._write(finding, change.value)
         self._draw(step)
 
+    def draw(self, values: Mapping[str, float], *, step: int) -> None:
+        """Send scalars to every logger; one that fails does not keep the others from them."""
+        for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
+            self._outlet(f"logger {index}", lambda _, one=one: one.log_metrics(dict(values), step=step))
+
     def leave(self, member: str, *, step: int, undecided: list[str], ending: str) -> None:
         """A diagnostic is done; the last one closes the run."""
         if member not in self._members:
@@ -95,7 +105,7 @@ class Run:
 
     def _shows(self) -> bool:
         """Whether this process is the one that shows."""
-        trainer = self._trainer() if self._trainer is not None else None
+        trainer = self.trainer
         return trainer is not None and trainer.is_global_zero
 
     def _draw(self, step: int) -> None:
@@ -111,7 +121,7 @@ class Run:
 
     def _outlet(self, name: str, act: Callable[[Trainer], None]) -> None:
         """Act on rank zero; an outlet that fails (disk full, logger closed) is reported once and not tried again."""
-        trainer = self._trainer() if self._trainer is not None else None
+        trainer = self.trainer
         if trainer is None or not trainer.is_global_zero or name in self._broken:
             return
         try:

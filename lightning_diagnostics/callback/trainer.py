@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -64,12 +63,6 @@ def experiments(trainer: Trainer) -> list[object]:
     """The loggers' experiments (SummaryWriter and the like)."""
     found = (getattr(logger, "experiment", None) for logger in trainer.loggers)
     return [experiment for experiment in found if experiment is not None]
-
-
-def log_scalars(trainer: Trainer, values: Mapping[str, float], *, step: int) -> None:
-    """Send scalars to every logger. To be called on rank zero only."""
-    for logger in trainer.loggers:
-        logger.log_metrics(dict(values), step=step)
 
 
 def process_count(trainer: Trainer) -> int:

@@ -1,0 +1,50 @@
+"""Faults planted into a diagnostic: where there is room for one, and classes that carry it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback
+
+from lightning_diagnostics.callback import DiagnosticCallback
+from tests.helpers import KINDS, Member
+
+TEMPLATES = ("attach", "detach", "watching", "epoch_end", "undecided", "room_state", "load_room_state")
+"""What a room implements beside Lightning's hooks."""
+
+HOOKS = tuple(name for name in vars(Callback) if not name.startswith("__") and name != "state_key")
+
+
+def own_hooks(kind: type[DiagnosticCallback]) -> list[str]:
+    """Lightning's hooks that the room defines itself."""
+    return [name for name in HOOKS if getattr(kind, name) is not getattr(DiagnosticCallback, name)]
+
+
+SITES = tuple((member, name) for member in KINDS for name in (*own_hooks(member.kind), *TEMPLATES))
+"""Every place where a registered callback may fail."""
+
+
+class PlantedError(RuntimeError):
+    """The fault that was planted."""
+
+
+def planted(
+    kind: type[Any], name: str, *, fault: type[BaseException] = PlantedError, when: Callable[[], bool] = lambda: True
+) -> type[Any]:
+    """A subclass of ``kind`` whose method ``name`` raises; its ``raised`` counts how often that happened."""
+
+    @functools.wraps(getattr(kind, name))
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not when():
+            return getattr(super(faulty, self), name)(*args, **kwargs)
+        faulty.raised += 1
+        raise fault(f"planted in {name}")
+
+    # Of the same name, so that the checkpoint of the sound class is resumed by it.
+    faulty: Any = type(kind.__name__, (kind,), {name: method, "raised": 0})
+    return faulty
+
+
+def site_name(value: Any) -> str:
+    """For the names of the tests."""
+    return value.name if isinstance(value, Member) else str(value)
