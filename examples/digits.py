@@ -71,8 +71,8 @@ def loaders(batch_size: int = 32) -> tuple[DataLoader, DataLoader]:
     return DataLoader(train, batch_size, shuffle=True), DataLoader(val, batch_size)
 
 
-def fit(model: LightningModule, *, name: str, logdir: str, epochs: int) -> Path:
-    """Train a model under the detector; returns the folder of the run."""
+def fit(network: type[Digits], *, name: str, logdir: str, epochs: int) -> Path:
+    """Train a network under the detector; returns the folder of the run."""
     seed_everything(0, verbose=False)
     trainer = Trainer(
         accelerator="cpu",
@@ -83,7 +83,7 @@ def fit(model: LightningModule, *, name: str, logdir: str, epochs: int) -> Path:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, *loaders())
+    trainer.fit(network(), *loaders())
     print(f"{name}: val_acc {trainer.callback_metrics['val_acc']:.3f}")
     return Path(str(trainer.log_dir))
 
@@ -130,7 +130,7 @@ def main() -> None:
 
     both = {"healthy": HealthyDigits, "leaking": Digits}
     chosen = list(both) if args.plot else ["healthy" if args.healthy else "leaking"]
-    runs = {name: fit(both[name](), name=name, logdir=args.logdir, epochs=args.epochs) for name in chosen}
+    runs = {name: fit(both[name], name=name, logdir=args.logdir, epochs=args.epochs) for name in chosen}
     if args.plot:
         plot(runs, args.plot)
     print(f"Look at the runs with: tensorboard --logdir {args.logdir}")
