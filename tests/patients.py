@@ -89,6 +89,20 @@ class Student(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
+class ByHand(Student):
+    """Healthy too; calls ``loss.backward()`` and the optimizer itself, so that Lightning announces nothing."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "manual": True})
+
+    def step_by_hand(self, loss: Tensor, batch_idx: int) -> None:
+        loss.backward()
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 class RunningLoss(Student):
     """``self.running_loss += loss``: one graph a step, each hanging on the one before."""
 
