@@ -133,7 +133,10 @@ def saved_storages(node: Node) -> dict[int, int]:
     """
     found: dict[int, int] = {}
     for name in _saved_names(type(node)):
-        raw: Any = getattr(node, name, None)
+        try:
+            raw: Any = getattr(node, name)
+        except RuntimeError:  # a custom Function's tensors after its backward has freed them
+            continue
         for saved in raw if isinstance(raw, list | tuple) else (raw,):
             found.update(_unhooked(saved))
     return found

@@ -51,6 +51,10 @@ class DiagnosticCallback(Callback):
     blind_rule: ClassVar[Rule]
     default_limits: ClassVar[Any]
 
+    # Lightning gives every callback the module's bound ``log`` and ``log_dict`` and never takes them back. We draw by
+    # `draw`, and do not take them: through them a callback would keep the module alive, and copies would carry it.
+    log = log_dict = property(fset=lambda self, value: None)
+
     def __init__(
         self,
         *,

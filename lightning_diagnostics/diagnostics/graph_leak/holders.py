@@ -189,11 +189,10 @@ def _of_function(spot: Spot, function: Any) -> Iterator[tuple[Spot, Any]]:
             continue
         name = function.__code__.co_freevars[index]
         yield spot.variable(f".__closure__[{index}].cell_contents", name, "closure"), inside
-    for index, default in enumerate(function.__defaults__ or ()):
-        yield (
-            spot.variable(f".__defaults__[{index}]", f"a default argument of {function.__qualname__}", "closure"),
-            default,
-        )
+    code, defaults = function.__code__, function.__defaults__ or ()
+    for index, default in enumerate(defaults):
+        name = code.co_varnames[code.co_argcount - len(defaults) + index]
+        yield spot.variable(f".__defaults__[{index}]", name, "closure"), default
     for name, item in list(function.__dict__.items()):
         yield spot.attribute(name), item
 

@@ -52,9 +52,10 @@ class Retention:
         name: The attribute or variable, e.g. ``"running_loss"``.
         kind: What sort of thing it is.
         holder: Its type, e.g. ``"list"``.
+        members: Where several attributes are taken together, their names.
         tensors: How many tensors under it hang on old steps.
         elements: Elements of the largest of them.
-        operation: The last operation of the newest of them, e.g. ``"AddBackward0"``.
+        operations: The last operation of the newest of them and the one before it, by their nodes' names.
         steps: Old steps it keeps alive.
         first_step: The oldest of them, on the axis of ``self.log``.
         nodes_per_step: Graph nodes it grows by.
@@ -70,9 +71,10 @@ class Retention:
     name: str
     kind: Kind
     holder: str
+    members: tuple[str, ...]
     tensors: int
     elements: int
-    operation: str
+    operations: tuple[str, ...]
     steps: int
     first_step: int
     nodes_per_step: float
@@ -86,9 +88,19 @@ class Retention:
 
 @dataclass
 class Holding:
-    """The tensors found under one attribute or variable; lives only while a measurement is made."""
+    """The tensors found under one attribute or variable; lives only while a measurement is made.
+
+    Attributes:
+        anchor: The path to the attribute or variable, or to the object whose attributes are taken together.
+        family: Whether it is several attributes taken together.
+        visited: The containers and objects that the search opened, by the pieces of their path.
+        spots: Where the tensors are.
+        tensors: The tensors.
+        steps: The old steps that hang on them, by tick.
+    """
 
     anchor: str
+    family: bool
     visited: dict[tuple[str, ...], object]
     spots: list[Spot] = field(default_factory=list[Spot])
     tensors: list[Tensor] = field(default_factory=list[Tensor])
@@ -128,8 +140,8 @@ def holdings(roots: Mapping[str, object], marks: GraphMarks, *, before: int, ste
     for spot, tensor in search(roots, visited):
         first = next(_reached([tensor], marks, before=before, most=_SHALLOW), None)
         if first is not None:
-            anchor = "".join(spot.pieces[: spot.anchor])
-            found.setdefault(anchor, Holding(anchor, visited)).add(spot, tensor, [first])
+            anchor = _anchor(spot)
+            found.setdefault(anchor, Holding(anchor, False, visited)).add(spot, tensor, [first])
     for holding in found.values():
         if len(holding.steps) < steps:
             reached = _reached(holding.tensors, marks, before=before, most=_MOST_NODES)
@@ -138,13 +150,20 @@ def holdings(roots: Mapping[str, object], marks: GraphMarks, *, before: int, ste
     return large or [family for family in _families(found.values()) if len(family.steps) >= steps]
 
 
+def _anchor(spot: Spot) -> str:
+    """What a tensor's holder goes by: the attribute or variable it is under; all gradients of a model are one."""
+    if spot.kind == "gradient":
+        return f"the gradients of {spot.pieces[0]}"
+    return "".join(spot.pieces[: spot.anchor])
+
+
 def _families(small: Iterable[Holding]) -> list[Holding]:
     """Holdings taken together by the object whose attributes they are."""
     families: dict[str, Holding] = {}
     for holding in small:
         spot = holding.spots[0]
         owner = "".join(spot.pieces[: spot.anchor - 1])
-        family = families.setdefault(owner, Holding(owner, holding.visited))
+        family = families.setdefault(owner, Holding(owner, True, holding.visited))
         for each, tensor in zip(holding.spots, holding.tensors, strict=True):
             family.add(each, tensor, holding.steps.values())
     return list(families.values())
@@ -190,9 +209,10 @@ def weigh(
         name=spot.name,
         kind=spot.kind,
         holder=type(value).__name__,
+        members=tuple(each.name for each in holding.spots) if holding.family else (),
         tensors=len(holding.tensors),
         elements=max(t.numel() for t in holding.tensors),
-        operation=newest.grad_fn.name() if newest.grad_fn is not None else "",
+        operations=tuple(node.name() for node in graph_nodes(roots[:1], most=2)),
         steps=len(holding.steps),
         first_step=min(mark.step for mark in holding.steps.values()),
         nodes_per_step=nodes / count,
@@ -212,9 +232,10 @@ def unheld(old: list[GraphMark], *, steps_left: float) -> Retention:
         name="",
         kind="attribute",
         holder="",
+        members=(),
         tensors=0,
         elements=0,
-        operation="",
+        operations=(),
         steps=len(old),
         first_step=min(mark.step for mark in old),
         nodes_per_step=float("nan"),

@@ -11,6 +11,8 @@ from lightning_diagnostics.statistics import projected_share
 if TYPE_CHECKING:
     from lightning_diagnostics.diagnostics.graph_leak.measure import Retention
 
+_WORTH_SAYING = 0.01  # shares of the free memory below it are left out of the message
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -127,7 +129,7 @@ RULES = (retained_graph, retained_activations, unwatched_graphs)
 
 def _of_activations(measured: "Retention") -> bool:
     """Whether it is tensors of activations that pile up, not scalars and not one tensor with a long history."""
-    return measured.tensors > 1 and measured.elements > 1
+    return measured.tensors > 1 and measured.elements > 1 and measured.kind != "gradient"
 
 
 def _verdict(measured: "Retention", limits: Limits) -> Verdict:
@@ -172,18 +174,30 @@ def _projected_share(measured: "Retention", limits: Limits) -> float | None:
 
 
 def _message(measured: "Retention", share: float | None) -> str:
-    alive = f"the autograd graphs of {measured.steps} earlier steps are alive"
+    graphs = f"the autograd graphs of {measured.steps} earlier steps"
     if measured.where is None:
-        return f"{alive}, and no Python attribute or variable that was searched leads to them."
-    what = f"{measured.tensors} tensors in a {measured.holder}" if measured.tensors > 1 else f"a {measured.holder}"
+        return f"{graphs} are alive, and no Python attribute or variable that was searched leads to them."
     least = "" if measured.exact else "at least "
-    growth = f"{least}{measured.nodes_per_step:.0f} graph nodes and {_size(measured.bytes_per_step)} a step"
+    nodes = round(measured.nodes_per_step)
+    growth = f"{least}{nodes} graph node{'s' * (nodes != 1)} and {_size(measured.bytes_per_step)} a step"
     bounded = f" until it holds its maxlen of {measured.bound}" if measured.bound is not None else ""
-    text = f"{alive}, held by {what}; it grows by {growth}{bounded}."
-    if share is None or share < 0.01:
+    text = f"{_holder(measured)} {graphs} alive: {growth}{bounded}."
+    if share is None or share < _WORTH_SAYING:
         return text
     ahead = "the rest of the run" if math.isfinite(measured.steps_left) else "the steps ahead"
     return f"{text} Over {ahead} that is {share:.0%} of the memory that is free."
+
+
+def _holder(measured: "Retention") -> str:
+    """What keeps the graphs, as the beginning of a sentence."""
+    if measured.kind == "gradient":
+        return f"The gradients of {measured.tensors} parameters keep"
+    if measured.members:
+        names = ", ".join(measured.members[:3]) + (", ..." if len(measured.members) > 3 else "")
+        return f"{len(measured.members)} attributes ({names}) keep"
+    if measured.tensors == 1:
+        return "A tensor keeps"
+    return f"A {measured.holder} of {measured.tensors} tensors keeps"
 
 
 def _size(count: float) -> str:
@@ -199,22 +213,23 @@ def _remedy(measured: "Retention") -> str:
     if measured.where is None:
         return _unheld_remedy(measured)
     place = measured.where.replace("model.", "self.", 1) if measured.where.startswith("model.") else measured.where
-    if measured.kind == "closure":
-        place = f"`{measured.name}`" if " " not in measured.name else measured.name
-        place = place.strip("`")
+    if measured.kind == "closure" and place.endswith(("cell_contents", "]")):
+        place = measured.name
     if measured.kind == "gradient":
         return (
-            "clear it with optimizer.zero_grad(set_to_none=True), or use torch.autograd.grad(loss, parameters, "
-            "create_graph=True) in place of loss.backward(create_graph=True)."
+            "clear them with optimizer.zero_grad(), or use torch.autograd.grad(loss, parameters, create_graph=True) in "
+            "place of loss.backward(create_graph=True)."
         )
     if measured.kind == "metric":
         return f"pass detached values to the metric: {place.rpartition('.')[0]}.update(value.detach())."
+    if measured.members:
+        return "detach what is stored in these attributes: value.detach()."
     if measured.tensors > 1:
         return _container_remedy(measured, place)
+    if measured.elements == 1 and measured.operations == ("AddBackward0", "MulBackward0"):
+        return f"average a number, not a graph: {place} = decay * {place} + (1 - decay) * loss.detach()."
     if measured.elements == 1:
         return f"add a number, not a graph: {place} += loss.detach()."
-    if measured.operation.startswith(("Cat", "Stack")):
-        return f"detach what is added: {place} = torch.cat([{place}, new.detach()])."
     return f"cut the graph when the state is carried to the next step: {place} = {place}.detach()."
 
 
@@ -229,11 +244,12 @@ def _container_remedy(measured: "Retention", place: str) -> str:
 
 
 def _unheld_remedy(measured: "Retention") -> str:
-    custom = ", ".join(measured.custom)
-    first = f"(a) {custom}: use ctx.save_for_backward, never ctx.x = output; " if custom else ""
-    second, third = ("(b)", "(c)") if custom else ("(a)", "(b)")
-    return (
-        f"{first}{second} a local variable of a running function (a list in main(), a generator) that collects "
-        f"tensors: append loss.detach(); {third} a graph that is kept by an extension or by another graph: detach what "
-        f"is carried from step to step."
-    )
+    """What to look for where no path leads to the graphs, the likeliest first."""
+    causes = [
+        "a tensor hook whose function uses the tensor it is registered on: use its argument, or x.detach()",
+        "a local variable of a running function, a generator or a cache that collects tensors: store loss.detach()",
+        "a graph kept by an extension, or by the next step's graph: detach what is carried from step to step",
+    ]
+    if measured.custom:
+        causes.insert(0, f"{', '.join(measured.custom)} storing tensors on ctx: use ctx.save_for_backward")
+    return "; or ".join(f"({letter}) {cause}" for letter, cause in zip("abcd", causes, strict=False)) + "."
