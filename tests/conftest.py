@@ -15,3 +15,11 @@ def _interrupt_handler() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def _global_hooks() -> Iterator[None]:
+    """A test that fails over a hook of the whole process fails alone."""
+    yield
+    torch.nn.modules.module._global_forward_hooks.clear()
+    torch.nn.modules.module._global_forward_pre_hooks.clear()

@@ -1,6 +1,8 @@
 """The registered callbacks as test parameters, tiny real runs, and what hooks and modes are alive."""
 
+import io
 import logging
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,6 +103,19 @@ def heard() -> Iterator[list[logging.LogRecord]]:
     finally:
         LOGGER.removeHandler(handler)
         LOGGER.setLevel(level)
+
+
+def held(diagnostic: Any) -> list[str]:
+    """The tensors, modules, optimizers and Trainers that would be pickled with an object, by kind."""
+    found: list[str] = []
+
+    class Finder(pickle.Pickler):
+        def persistent_id(self, value: Any) -> None:
+            if isinstance(value, torch.Tensor | nn.Module | Trainer | torch.optim.Optimizer):
+                found.append(type(value).__name__)
+
+    Finder(io.BytesIO()).dump(diagnostic)
+    return found
 
 
 def alive(module: LightningModule) -> set[str]:

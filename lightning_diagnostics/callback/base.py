@@ -191,6 +191,9 @@ class DiagnosticCallback(Callback):
         self._off = False
         self._acted = set()
         if self._run is None or not self._run.serves(trainer):
+            if self._joined:  # nobody told us of that run's end: a callback before ours failed in its on_exception
+                self._detach()
+                self._joined = False
             peers = (c._run for c in trainer.callbacks if isinstance(c, DiagnosticCallback))  # pyright: ignore[reportAttributeAccessIssue]  # Lightning types callbacks by a mixin
             self._run = next((run for run in peers if run is not None and run.serves(trainer)), None) or Run(trainer)
         if not self._joined:

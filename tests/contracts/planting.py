@@ -12,7 +12,7 @@ from tests.helpers import KINDS, Member
 TEMPLATES = ("attach", "detach", "watching", "epoch_end", "undecided", "room_state", "load_room_state")
 """What a room implements beside Lightning's hooks."""
 
-HOOKS = tuple(name for name in vars(Callback) if not name.startswith("__") and name != "state_key")
+HOOKS = tuple(name for name in vars(Callback) if not name.startswith("_") and name != "state_key")
 
 
 def own_hooks(kind: type[DiagnosticCallback]) -> list[str]:

@@ -1,0 +1,299 @@
+"""Promise 6: after a run, however it ended, nothing of a callback is left; nor does a copy of the network carry any."""
+
+import copy
+import gc
+import pickle
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from tests.contracts.cells import every_cell, outcomes
+from tests.contracts.planting import HOOKS, PlantedError, planted
+from tests.helpers import MEMBERS, Member, alive, every_kind, every_member, fit, heard, held, trainer
+from tests.patients import BATCHES, PATIENTS, ByHand, LossList, Student, loader
+
+every_way = pytest.mark.parametrize("kind", [Student, ByHand, LossList], ids=lambda kind: kind.__name__)
+
+
+def _clean(diagnostic: Any, module: Student, run: Any) -> None:
+    """What must hold once a run is over."""
+    assert alive(module) == set()
+    assert held(diagnostic) == []
+    assert [type(callback) for callback in run.callbacks] == run.callbacks_before
+    copy.deepcopy(diagnostic)
+
+
+def _trainer(*callbacks: Callback, **settings: Any) -> Any:
+    run: Any = trainer(*callbacks, **settings)
+    run.callbacks_before = [type(callback) for callback in run.callbacks]
+    return run
+
+
+@every_cell
+@every_member
+def test_every_cell_of_the_matrix_leaves_no_hook_and_no_mode(member: Member, cell: Any) -> None:
+    for patient in range(len(PATIENTS)):
+        for outcome in outcomes(cell, patient, MEMBERS.index(member), sick=True):
+            assert outcome.left == set()
+
+
+@every_way
+@every_member
+def test_after_one_fit_and_after_a_second(member: Member, kind: type[Student]) -> None:
+    diagnostic, module = member(), kind(sick=True)
+    run = fit(_trainer(diagnostic), module)
+    _clean(diagnostic, module, run)
+    run.fit_loop.max_epochs = 4
+    fit(run, module)
+    assert run.current_epoch == 4
+    _clean(diagnostic, module, run)
+
+
+@every_member
+def test_one_callback_serves_two_trainers_in_turn(member: Member) -> None:
+    diagnostic = member()
+    for _ in range(2):
+        module = LossList(sick=True)
+        with heard() as records:
+            run = fit(_trainer(diagnostic), module)
+        _clean(diagnostic, module, run)
+        assert ["watching" in record.getMessage() for record in records].count(True) == 1
+        assert ["Run finished" in record.getMessage() for record in records].count(True) == 1
+
+
+@pytest.mark.parametrize("act", ["validate", "test", "predict"])
+@every_member
+def test_after_validate_test_and_predict_alone(member: Member, act: str) -> None:
+    diagnostic, module = member(), Student()
+    run = _trainer(diagnostic)
+    with heard() as records:
+        getattr(run, act)(module, loader(2, shuffle=False))
+    _clean(diagnostic, module, run)
+    assert records == []
+
+
+@every_way
+@every_member
+def test_nothing_keeps_network_and_trainer_alive(member: Member, kind: type[Student]) -> None:
+    diagnostic = member()
+    module = kind(sick=True)
+    run = fit(_trainer(diagnostic), module)
+    witnesses = [weakref.ref(module), weakref.ref(run), weakref.ref(run.optimizers[0])]
+    del module, run
+    gc.collect()
+    assert [witness() for witness in witnesses] == [None] * 3
+
+
+# Runs that end early.
+
+_CALLED_IN_A_FIT = [
+    name for name in HOOKS if not any(word in name for word in ("test", "predict", "load", "state_dict", "exception"))
+]
+_PER_STEP = ("train_batch", "backward", "optimizer_step", "zero_grad", "_step", "forward", "step_by_hand")
+_MODULE_HOOKS = (
+    *("configure_optimizers", "forward", "training_step", "step_by_hand", "on_after_backward", "optimizer_step"),
+    *("validation_step", "on_train_epoch_end", "on_validation_model_eval", "transfer_batch_to_device", "setup"),
+)
+
+
+def _third_time(name: str) -> Callable[[], bool]:
+    """In the third step of the run, or at once where there is none."""
+    calls: list[int] = []
+
+    def when() -> bool:
+        calls.append(1)
+        return len(calls) == (3 if any(word in name for word in _PER_STEP) else 1)
+
+    return when
+
+
+def _ended(run: Any, module: Student, fault: type[BaseException]) -> None:
+    with pytest.raises(SystemExit if fault is KeyboardInterrupt else fault):
+        fit(run, module)
+
+
+faults = pytest.mark.parametrize("fault", [PlantedError, KeyboardInterrupt], ids=lambda fault: fault.__name__)
+
+
+@faults
+@pytest.mark.parametrize("kind", [LossList, ByHand], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("place", _MODULE_HOOKS)
+@every_kind
+def test_after_a_fault_in_the_network(
+    member: Member, place: str, kind: type[Student], fault: type[BaseException]
+) -> None:
+    if kind is ByHand and place in ("on_after_backward", "optimizer_step"):
+        pytest.skip("Lightning does not announce these to a step that calls backward itself")
+    if kind is LossList and place == "step_by_hand":
+        pytest.skip("of manual optimisation only")
+    faulty = planted(kind, place, fault=fault, when=_third_time(place))
+    diagnostic, module = member(), faulty(sick=True)
+    run = _trainer(diagnostic, max_epochs=1)
+    _ended(run, module, fault)
+    assert faulty.raised == 1
+    _clean(diagnostic, module, run)
+
+
+@faults
+@pytest.mark.parametrize("first", [True, False], ids=["before ours", "after ours"])
+@pytest.mark.parametrize("place", _CALLED_IN_A_FIT)
+@every_kind
+def test_after_a_fault_in_another_callback(
+    member: Member, place: str, first: bool, fault: type[BaseException], tmp_path: Path
+) -> None:
+    faulty = planted(Callback, place, fault=fault, when=_third_time(place))
+    diagnostic, module = member(), LossList(sick=True)
+    callbacks = [faulty(), diagnostic] if first else [diagnostic, faulty()]
+    run = _trainer(*callbacks, max_epochs=1, enable_checkpointing="save" in place, default_root_dir=tmp_path)
+    _ended(run, module, fault)
+    assert faulty.raised == 1
+    _clean(diagnostic, module, run)
+
+
+@pytest.mark.parametrize("kind", [LossList, ByHand], ids=lambda kind: kind.__name__)
+@every_kind
+def test_after_a_fault_while_a_fault_is_handled(member: Member, kind: type[Student]) -> None:
+    diagnostic, module = member(), planted(kind, "training_step", when=_third_time("_step"))()
+    run = _trainer(diagnostic, planted(Callback, "on_exception")(), max_epochs=1)
+    with pytest.raises(PlantedError, match="planted in on_exception"):
+        fit(run, module)
+    _clean(diagnostic, module, run)
+
+
+def _watched_as_ever(diagnostic: Any) -> None:
+    """A new run says what it always says, once, and is clean at its end."""
+    module = Student()
+    with heard() as records:
+        run = fit(_trainer(diagnostic), module)
+    assert [record.getMessage().split()[0] for record in records] == ["watching", "Run"]
+    assert diagnostic.findings == []
+    _clean(diagnostic, module, run)
+
+
+@faults
+@every_kind
+def test_a_run_after_an_interrupted_one_is_watched_as_ever(member: Member, fault: type[BaseException]) -> None:
+    diagnostic = member()
+    _ended(_trainer(diagnostic), planted(LossList, "training_step", fault=fault, when=_third_time("_step"))(), fault)
+    _watched_as_ever(diagnostic)
+
+
+@pytest.mark.parametrize("kind", [LossList, ByHand], ids=lambda kind: kind.__name__)
+@every_kind
+def test_a_run_after_one_of_whose_end_we_were_not_told_is_watched_as_ever(member: Member, kind: type[Student]) -> None:
+    # A callback before ours fails in its own on_exception: Lightning then calls nobody else. What is left of such a
+    # run is gone at the latest when the next one ends.
+    diagnostic, module = member(), planted(kind, "training_step", when=_third_time("_step"))()
+    with pytest.raises(PlantedError, match="planted in on_exception"):
+        fit(_trainer(planted(Callback, "on_exception")(), diagnostic), module)
+    _watched_as_ever(diagnostic)
+
+
+# Copies.
+
+
+def _during(kind: type[Student], act: Callable[[Any], Any]) -> Any:
+    """A network that acts on itself in the middle of its first and of its seventh step, and keeps what came of it."""
+
+    class During(kind):
+        made: list[Any] = []  # noqa: RUF012  # one network of this class is made
+
+        def keep(self, loss: Tensor, output: Tensor) -> None:
+            super().keep(loss, output)
+            if self.trainer.fit_loop.epoch_loop.batch_idx in (0, 6):
+                type(self).made.append(act(self))
+
+    return During(sick=True)
+
+
+@every_way
+@every_member
+def test_a_copy_of_the_network_taken_in_a_step_carries_nothing(member: Member, kind: type[Student]) -> None:
+    module = _during(kind, lambda module: copy.deepcopy(module.net))
+    fit(trainer(member()), module)
+    assert len(module.made) == 4
+    for twin in module.made:
+        assert alive(twin) == set()
+        assert b"lightning_diagnostics" not in pickle.dumps(twin)
+        twin.train()(torch.randn(4, 4)).sum().backward()
+        torch.optim.SGD(twin.parameters(), lr=0.1).step()
+
+
+@every_way
+@every_member
+def test_a_callback_can_be_pickled_and_copied_before_during_and_after_a_run(
+    member: Member, kind: type[Student]
+) -> None:
+    diagnostic = member()
+    module = _during(kind, lambda module: (pickle.loads(pickle.dumps(diagnostic)), copy.deepcopy(diagnostic)))
+    copies = [pickle.loads(pickle.dumps(diagnostic)), copy.deepcopy(diagnostic)]
+    fit(trainer(diagnostic), module)
+    copies += [pickle.loads(pickle.dumps(diagnostic)), copy.deepcopy(diagnostic)]
+    copies += [twin for pair in module.made for twin in pair]
+    assert len(copies) == 12
+    assert diagnostic.findings == copies[2].findings == copies[3].findings
+    for twin in copies:
+        healthy = Student()
+        run = fit(_trainer(twin, max_epochs=1), healthy)
+        assert run.global_step == BATCHES
+        _clean(twin, healthy, run)
+
+
+# The tests of the test.
+
+
+class _Keeps(Callback):
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.kept = outputs["loss"].detach() if outputs else None
+        self.module = pl_module
+
+
+class _AddsACallback(Callback):
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        trainer.callbacks.append(Callback())
+
+
+class _HooksUntilTheEnd(Callback):
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.handle = torch.nn.modules.module.register_module_forward_hook(lambda module, args, output: None)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.handle.remove()
+
+
+def test_a_callback_that_keeps_tensor_and_module_is_caught() -> None:
+    culprit = _Keeps()
+    fit(trainer(culprit), Student())
+    assert {"Tensor", "Student"} <= set(held(culprit))
+
+
+def test_a_callback_that_adds_another_is_caught() -> None:
+    culprit, module = _AddsACallback(), Student()
+    run = fit(_trainer(culprit), module)
+    with pytest.raises(AssertionError):
+        _clean(culprit, module, run)
+
+
+def test_a_hook_that_outlives_an_interrupt_is_caught() -> None:
+    culprit, module = _HooksUntilTheEnd(), planted(Student, "training_step", fault=KeyboardInterrupt)()
+    _ended(_trainer(culprit), module, KeyboardInterrupt)
+    try:
+        assert alive(module) == {"_global_forward_hooks"}
+    finally:
+        culprit.handle.remove()
+
+
+def test_a_copy_that_carries_a_hook_is_caught() -> None:
+    class Hooks(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            pl_module.net.register_forward_hook(lambda module, args, output: None)
+
+    module = _during(Student, lambda module: copy.deepcopy(module.net))
+    fit(trainer(Hooks()), module)
+    assert alive(module.made[0]) == {"the module._forward_hooks"}
