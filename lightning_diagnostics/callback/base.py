@@ -77,6 +77,7 @@ class DiagnosticCallback(Callback):
         self._run: Run | None = None
         self._joined = False
         self._off = False
+        self._room_at_end: dict[str, Any] | None = None  # what a checkpoint saved after the run holds
         self._acted: set[tuple[str, str]] = set()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -179,7 +180,7 @@ class DiagnosticCallback(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        room = self._safely(self.room_state) or {}
+        room = self._room_at_end if self._room_at_end is not None else self._safely(self.room_state) or {}
         return {"findings": [finding.to_dict() for finding in self.findings], "room": room}
 
     @override
@@ -189,6 +190,7 @@ class DiagnosticCallback(Callback):
     def _join(self, trainer: Trainer) -> None:
         """Take part in the run of this Trainer, which the first diagnostic to be set up makes."""
         self._off = False
+        self._room_at_end = None
         self._acted = set()
         if self._run is None or not self._run.serves(trainer):
             if self._joined:  # nobody told us of that run's end: a callback before ours failed in its on_exception
@@ -203,7 +205,9 @@ class DiagnosticCallback(Callback):
     def _load(self, state: Mapping[str, Any]) -> None:
         if self._run is not None:
             self._run.carry([Finding.from_dict(plain) for plain in state["findings"]])
-        self.load_room_state(state["room"])
+        self._room_at_end = None
+        if state["room"]:  # of a diagnostic that was switched off it is empty
+            self.load_room_state(state["room"])
 
     def _finish(self, trainer: Trainer, ending: str) -> None:
         """The run is over; whatever happens in here, nothing of ours is left behind."""
@@ -211,6 +215,7 @@ class DiagnosticCallback(Callback):
             return
         self._joined = False
         undecided = [] if self._off else self._safely(self.undecided) or []
+        self._room_at_end = self._safely(self.room_state) or {}
         self._detach()
         if self._run is not None:
             step = insides.epoch_end_step(trainer)
