@@ -1,5 +1,6 @@
 """Floor 4: what a measurement's fields are called on the screen, and the one writer of event files."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, cast
@@ -73,20 +74,24 @@ def findings_table(findings: Sequence[Finding]) -> str:
         (
             "note" if f.severity is Severity.INFO else str(f.severity),
             f"{f.code} {f.name}",
-            f"`{f.where}`" if f.where else "the run",
+            f"<code>{_escaped(f.where)}</code>" if f.where else "the run",
             str(f.first_step),
             f"{f.last_step} ({f.status})",
-            f.message,
-            ", ".join(f"{name} = {value}" for name, value in f.evidence.items()),
-            f.remedy,
+            _escaped(f.message),
+            _escaped(", ".join(f"{name} = {value}" for name, value in f.evidence.items())),
+            _escaped(f.remedy),
         )
         for f in findings
     ]
     head = ("severity", "finding", "where", "since step", "last seen", "what is wrong", "how we know", "what to do")
     lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cell(text: str) -> str:
-    """Text that cannot break out of a markdown table's cell."""
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+_MARKUP = re.compile(r"[\\`*<&|]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
+"""What markdown takes for markup. An underscore within a word is none, and stays, so that names can be searched for."""
+
+
+def _escaped(text: str) -> str:
+    """Text that is shown letter for letter in a cell of a markdown table, ``__dict__`` and ``a | b`` included."""
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
