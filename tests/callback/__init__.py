@@ -1,0 +1,1 @@
+"""Tests of the glue between Lightning and the diagnostics."""

@@ -1,0 +1,1 @@
+"""Tests of the findings, the rules that make them, and the journal."""
