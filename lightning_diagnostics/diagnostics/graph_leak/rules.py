@@ -176,7 +176,7 @@ def _projected_share(measured: "Retention", limits: Limits) -> float | None:
 def _message(measured: "Retention", share: float | None) -> str:
     graphs = f"the autograd graphs of {measured.steps} earlier steps"
     if measured.where is None:
-        return f"{graphs} are alive, and no Python attribute or variable that was searched leads to them."
+        return f"T{graphs[1:]} are alive, and no attribute or variable that was searched leads to them."
     least = "" if measured.exact else "at least "
     nodes = round(measured.nodes_per_step)
     growth = f"{least}{nodes} graph node{'s' * (nodes != 1)} and {_size(measured.bytes_per_step)} a step"

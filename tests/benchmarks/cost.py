@@ -1,0 +1,115 @@
+"""What each callback costs: a Lightning training step with it over one without it, measured in turns in one process.
+
+    MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py [--pairs 15] [--callback GraphLeakDetector] [workload ...]
+
+Prints, for each workload, the median ratio of processor time over the pairs with its quartiles, for an A/A pair (what
+the method itself cannot tell from 1), for the defaults, and for a look at every step.
+"""
+
+import argparse
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from inspect import signature
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from workloads import WORKLOADS, Workload
+
+from lightning_diagnostics.catalogue import callbacks
+
+_WARM_UP = 12  # batches not timed: first batches, and the looks that every epoch begins with
+
+
+class Timed(LightningModule):
+    """A classifier whose steps are timed from the start of one batch to the start of the next."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__()
+        self.network = workload.network()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return functional.cross_entropy(self.network(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters())
+
+
+class Clock(Callback):
+    """Reads the processor time when the timed part begins and when training ends."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        if batch_idx == _WARM_UP:
+            self.begun = time.process_time()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds = time.process_time() - self.begun
+
+
+def seconds_per_step(workload: Workload, extra: list[Callback]) -> float:
+    """Processor time of a training step of a fresh run."""
+    torch.manual_seed(0)
+    inputs = workload.inputs()
+    batch = (inputs, torch.randint(0, 10, (len(inputs),)))
+    loader = DataLoader([batch] * (workload.steps + _WARM_UP), batch_size=None)
+    clock = Clock()
+    trainer = Trainer(
+        max_epochs=1,
+        callbacks=[clock, *extra],
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Timed(workload), loader)
+    return clock.seconds / workload.steps
+
+
+def compare(workload: Workload, make: Callable[[], list[Callback]], pairs: int) -> tuple[str, float]:
+    """The ratio with over without in ``pairs`` pairs, and the seconds of a bare step."""
+    bare, ratios = [], []
+    for index in range(pairs):
+        turns = [make, list] if index % 2 else [list, make]
+        taken = {turn: seconds_per_step(workload, turn()) for turn in turns}
+        bare.append(taken[list])
+        ratios.append(taken[make] / taken[list])
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})", statistics.median(bare)
+
+
+def variants(cls: type) -> dict[str, Callable[[], list[Callback]]]:
+    """The ways in which a callback is measured."""
+    found: dict[str, Callable[[], list[Callback]]] = {"defaults": lambda: [cls()]}
+    if "every_n_train_steps" in signature(cls).parameters:
+        found["a look at every step"] = lambda: [cls(every_n_train_steps=1)]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--callback", choices=sorted(callbacks()), action="append")
+    parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    for name in ("lightning.pytorch", "lightning_diagnostics"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in options.workloads:
+        workload = WORKLOADS[name]
+        text, bare = compare(workload, lambda: [Callback()], options.pairs)
+        print(f"{name}: a bare step takes {bare * 1e3:.2f} ms; an empty callback {text}", flush=True)  # noqa: T201
+        for callback in options.callback or sorted(callbacks()):
+            for variant, make in variants(callbacks()[callback]).items():
+                text, _ = compare(workload, make, options.pairs)
+                print(f"{name}: {callback}, {variant}: {text}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
