@@ -55,6 +55,9 @@ def _members() -> Iterator[Member]:
 MEMBERS = tuple(_members())
 KINDS = tuple(member for member in MEMBERS if not member.arguments)
 every_member = pytest.mark.parametrize("member", MEMBERS, ids=str)
+every_member_slowly = pytest.mark.parametrize(
+    "member", [pytest.param(m, marks=() if m in KINDS else pytest.mark.slow) for m in MEMBERS], ids=str
+)
 every_kind = pytest.mark.parametrize("member", KINDS, ids=str)
 
 

@@ -1,5 +1,6 @@
 """The matrix of modes: each cell is run once per callback and patient, and the contracts read what came of it."""
 
+import csv
 import functools
 import hashlib
 import itertools
@@ -82,6 +83,7 @@ class Outcome:
     Attributes:
         digests: Of weights, buffers, optimizer states, generators, batches and metrics, by name.
         metrics: The user's lines in the CSV logger's file (rank zero).
+        drawn: What the callbacks drew into it: steps and names.
         findings: The callback's findings as dicts.
         log: Level and text of every record of our logger.
         left: Hooks and modes alive at the end.
@@ -94,6 +96,7 @@ class Outcome:
     left: set[str]
     steps: int
     metrics: list[str] = field(default_factory=list)
+    drawn: list[tuple[int, str]] = field(default_factory=list)
 
 
 class Recorder(Callback):
@@ -125,7 +128,9 @@ class Recorder(Callback):
         files = sorted(self.folder.glob("rank*.pickle"))
         assert len(files) == trainer.world_size
         outcomes = [pickle.loads(file.read_bytes()) for file in files]
-        outcomes[0].metrics = user_metrics(self.folder)
+        written = logged(self.folder)
+        outcomes[0].metrics = [f"{step},{name},{value}" for step, name, value in written if name in USER_METRICS]
+        outcomes[0].drawn = [(step, name) for step, name, _ in written if name not in (*USER_METRICS, "epoch")]
         return outcomes
 
 
@@ -154,12 +159,11 @@ def digests(trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
     return {name: digest(value) for name, value in parts.items()}
 
 
-def user_metrics(folder: Path) -> list[str]:
-    """The lines ``step,name,value`` of the user's own metrics that the CSV logger wrote."""
-    lines = (folder / "csv" / "version_0" / "metrics.csv").read_text(encoding="utf-8").splitlines()
-    names = lines[0].split(",")
-    rows = [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
-    return [f"{row['step']},{name},{row[name]}" for row in rows for name in USER_METRICS if row.get(name)]
+def logged(folder: Path) -> list[tuple[int, str, str]]:
+    """Step, name and value of everything in the CSV logger's file, in its order."""
+    with (folder / "csv" / "version_0" / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [(int(row["step"]), name, value) for row in rows for name, value in row.items() if value and name != "step"]
 
 
 def differences(one: Outcome, other: Outcome) -> set[str]:

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from tests.contracts.planting import SITES, planted, site_name
-from tests.helpers import KINDS, Member, diagnosed, every_kind, every_member, fit, trainer
+from tests.helpers import KINDS, Member, diagnosed, every_kind, every_member, every_member_slowly, fit, trainer
 from tests.patients import PATIENTS, Diagnosed, LossList, Patient, Student
 
 
@@ -66,7 +66,7 @@ def _resumed(
     ids=["after a verdict", "twice", "before a verdict", "twice before a verdict"],
 )
 @every_patient
-@every_member
+@every_member_slowly
 def test_a_resumed_run_is_diagnosed_as_an_unbroken_one(
     member: Member, patient: Patient, batches: int, stops: list[int], after_fit: bool, tmp_path: Path
 ) -> None:

@@ -1,0 +1,141 @@
+"""Promise 8: it works where the user works (the matrix of modes is run by the contracts of promises 1, 5 and 6)."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.tuner import Tuner
+
+from tests.contracts.cells import Cell, outcomes
+from tests.contracts.situations import Situation, situations
+from tests.helpers import (
+    MEMBERS,
+    Member,
+    accusations,
+    alive,
+    every_kind,
+    every_member,
+    every_member_slowly,
+    heard,
+    trainer,
+)
+from tests.patients import LossList, Student, loader
+
+# Lightning's and torch's own advice about these very situations.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{advice}")
+    for advice in (
+        "You defined a `validation_step` but have no `val_dataloader`",
+        "You are trying to `self.log.*barebones",
+        "`training_step` returned `None`",
+        "`LightningModule.configure_optimizers` returned `None`",
+        "Found 1 module.* in eval mode at the start of training",
+        "You requested to overfit but enabled train dataloader shuffling",
+        "The .grad attribute of a Tensor that is not a leaf",
+    )
+]
+
+NAMES = tuple(situations(Path("never written")))
+every_situation = pytest.mark.parametrize("name", NAMES)
+
+
+def _settings(situation: Situation) -> dict[str, Any]:
+    settings = dict(situation.settings)
+    if settings.get("barebones"):  # refuses to be told what it switches off
+        settings |= {"logger": None, "enable_checkpointing": None, "enable_progress_bar": None}
+        settings |= {"enable_model_summary": None, "log_every_n_steps": None}
+    return settings
+
+
+def _train(member: Member, situation: Situation, *, sick: bool) -> tuple[Any, Student, Trainer, list[Any]]:
+    diagnostic, settings = member(), _settings(situation)
+    run = trainer(diagnostic, *settings.pop("callbacks", []), **settings)
+    module = situation.kind(sick=sick)
+    data = situation.data or {"train_dataloaders": loader(), "val_dataloaders": loader(2, shuffle=False)}
+    with heard() as records:
+        run.fit(situation.prepare(module), **data)
+    return diagnostic, module, run, records
+
+
+@every_situation
+@every_member_slowly
+def test_a_healthy_network_trains_unaccused(member: Member, name: str, tmp_path: Path) -> None:
+    diagnostic, module, run, records = _train(member, situations(tmp_path)[name], sick=False)
+    assert run.state.finished
+    assert accusations(diagnostic) == []
+    assert [record.getMessage() for record in records if record.levelname not in ("DEBUG", "INFO")] == []
+    assert alive(module) == set()
+
+
+@every_situation
+@every_member_slowly
+def test_a_sick_network_is_diagnosed(member: Member, name: str, tmp_path: Path) -> None:
+    situation = situations(tmp_path)[name]
+    diagnostic, module, run, _ = _train(member, situation, sick=True)
+    assert run.state.finished
+    assert alive(module) == set()
+    if member.room == "graph_leak":  # what the networks of these situations suffer from
+        assert [(f.code, f.where) for f in accusations(diagnostic)] == [("MEM101", "model.losses")] * situation.enough
+
+
+@every_kind
+def test_the_start_and_the_end_are_said_once_in_every_situation(member: Member, tmp_path: Path) -> None:
+    *_, records = _train(member, situations(tmp_path)["checked in mid-epoch"], sick=False)
+    assert [record.getMessage().split()[0] for record in records] == ["watching", "Run"]
+
+
+class _WithARate(Student):
+    lr = 1e-3
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+@every_kind
+def test_a_learning_rate_search_is_no_obstacle(member: Member, tmp_path: Path) -> None:
+    diagnostic, module = member(), _WithARate()
+    run = trainer(diagnostic, default_root_dir=tmp_path)
+    data = {"train_dataloaders": loader(), "val_dataloaders": loader(2, shuffle=False)}
+    Tuner(run).lr_find(module, **data, num_training=10)
+    run.fit(module, **data)
+    assert run.state.finished
+    assert accusations(diagnostic) == []
+    assert alive(module) == set()
+
+
+@every_kind
+def test_all_together_find_what_each_finds_alone(member: Member) -> None:
+    together = [each() for each in MEMBERS if each.arguments == member.arguments]
+    trainer(*together).fit(LossList(sick=True), loader(), loader(2, shuffle=False))
+    alone = member()
+    trainer(alone).fit(LossList(sick=True), loader(), loader(2, shuffle=False))
+    same = next(each for each in together if type(each) is member.kind)
+    assert {finding.key for finding in same.findings} == {finding.key for finding in alone.findings}
+
+
+# Which steps are looked at: of step, epoch and cadence only.
+
+
+@pytest.mark.parametrize("cell", [Cell(processes=2), Cell(precision="bf16-mixed")], ids=str)
+@every_member
+def test_the_same_steps_are_looked_at_whatever_the_mode(member: Member, cell: Cell) -> None:
+    index = MEMBERS.index(member)
+    plain = outcomes(Cell(), 0, index, sick=True)[0]
+    assert outcomes(cell, 0, index, sick=True)[0].drawn == plain.drawn
+
+
+# The tests of the test.
+
+
+class _NeedsALength(Student):
+    def on_train_start(self) -> None:
+        len(self.trainer.train_dataloader)
+
+
+def test_a_situation_that_is_not_mastered_is_caught(tmp_path: Path) -> None:
+    situation = situations(tmp_path)["no length"]
+    situation.kind = _NeedsALength
+    with pytest.raises(TypeError, match="len"):
+        _train(MEMBERS[0], situation, sick=False)
