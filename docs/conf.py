@@ -1,0 +1,106 @@
+"""How the documentation is built: ``sphinx-build -W -b html docs docs/_build/html``.
+
+The catalogue and the table of versions are written from the rules, the measurements, pyproject.toml and
+constraints.txt each time, so that they say what the code says.
+"""
+
+import dataclasses
+import inspect
+import math
+import re
+import textwrap
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import tomllib
+
+import lightning_diagnostics
+from lightning_diagnostics import catalogue, tensorboard
+from lightning_diagnostics.findings import Rule, Severity, limit_table
+
+project = "lightning-diagnostics"
+author = "the authors of lightning-diagnostics"
+release = version = lightning_diagnostics.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = "lightning-diagnostics"
+exclude_patterns = ["_build", "_generated"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 4
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+napoleon_use_ivar = True
+
+HERE = Path(__file__).parent
+
+
+def setup(app: Any) -> None:
+    app.connect("config-inited", lambda app, config: generate(HERE / "_generated"))
+
+
+def generate(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "catalogue.md").write_text(catalogue_page(), encoding="utf-8")
+    (folder / "versions.md").write_text(versions_table(), encoding="utf-8")
+    (folder / "finding.md").write_text(finding_line(), encoding="utf-8")
+
+
+def catalogue_page() -> str:
+    """Every rule's page, every limit and every drawn quantity, by diagnostic."""
+    parts = []
+    for name, callback in catalogue.callbacks().items():
+        room = callback.__module__.rpartition(".")[0]
+        own = [rule for rule in catalogue.rules() if rule in import_module(f"{room}.rules").RULES]
+        parts += [f"## {name}", "### Findings", *(rule_page(rule) for rule in own)]
+        parts += ["### Limits", f"Override them with `{name}(limits={{...}})`.", limits_table(callback.default_limits)]
+        parts += ["### What is drawn", "As scalars, in every logger, at looks.", quantities_table(f"{room}.measure")]
+    return "\n\n".join(parts) + "\n"
+
+
+def rule_page(rule: Rule) -> str:
+    *others, worst = ("note" if severity is Severity.INFO else str(severity) for severity in rule.severities)
+    severities = f"{', '.join(others)} or {worst}" if others else worst
+    text = re.sub(r"^## ", "##### ", rule.page, flags=re.MULTILINE)
+    also = f" Also known as {', '.join(rule.aliases)}." if rule.aliases else ""
+    preview = " A preview: not yet swept over healthy networks." if rule.preview else ""
+    return f"#### {rule.code} {rule.name}\n\n*Reported as {severities}.*{also}{preview}\n\n{text}"
+
+
+def limits_table(limits: Any) -> str:
+    rows = []
+    for key, (_, each) in limit_table(limits).items():
+        allowed = f"{each.low:g} to {each.high:g}" if math.isfinite(each.high) else f"{each.low:g} or more"
+        rows.append((f"`{key}`", f"{each.default:g}", allowed, each.meaning, each.source))
+    return table(("limit", "default", "allowed", "meaning", "where it comes from"), rows)
+
+
+def quantities_table(module: str) -> str:
+    classes = [each for _, each in inspect.getmembers(import_module(module), dataclasses.is_dataclass)]
+    drawn = {each.tag: each for c in classes for each in tensorboard.quantities(c).values()}
+    rows = [(f"`{each.tag}`", each.unit, each.how) for _, each in sorted(drawn.items())]
+    return table(("tag", "unit", "how it is computed"), rows)
+
+
+def versions_table() -> str:
+    """What pyproject.toml asks for beside what constraints.txt pins."""
+    settings = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (HERE.parent / "constraints.txt").read_text("utf-8"), re.MULTILINE))
+    extras = [*settings["optional-dependencies"]["cli"], *settings["optional-dependencies"]["examples"]]
+    rows = []
+    for requirement in [*settings["dependencies"], *extras]:
+        name, asked = re.fullmatch(r"([\w-]+)(?:\[\w+\])?(.*)", requirement).groups()
+        rows.append((name, asked, pins[name]))
+    return table(("package", "what is asked for", "what the tests ran with"), rows)
+
+
+def finding_line() -> str:
+    """The line of the README that a finding prints, which a test compares with a real run, broken at spaces."""
+    readme = (HERE.parent / "README.md").read_text(encoding="utf-8")
+    line = re.search(r"<!-- output: begin -->\n```text\n(.*)\n```", readme)[1]
+    return f"```text\n{textwrap.fill(line, 100, break_long_words=False, break_on_hyphens=False)}\n```\n"
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,136 @@
+"""What the documentation says is so: its code runs, its tables are the rules', its commands are what is checked."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_diagnostics import __all__ as public
+from lightning_diagnostics import catalogue
+from lightning_diagnostics.findings import Rule, Severity
+
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", "docs/index.md", "docs/how-to.md"]
+
+
+def between(marker: str) -> str:
+    """The text of the README between two comments."""
+    return README.split(f"<!-- {marker}: begin -->\n")[1].split(f"<!-- {marker}: end -->")[0]
+
+
+def blocks(page: str, kind: str = "python") -> list[str]:
+    """The blocks of a page, without those that are set in from the left."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```(?:{kind})\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def severities(rule: Rule) -> str:
+    *others, worst = ("note" if severity is Severity.INFO else str(severity) for severity in rule.severities)
+    return f"{', '.join(others)} or {worst}" if others else worst
+
+
+def test_the_readme_lists_the_rules() -> None:
+    rows = [f"| {rule.code} | `{rule.name}` | {severities(rule)} | {rule.summary} |" for rule in catalogue.rules()]
+    assert between("findings").splitlines()[2:] == rows
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "page"}
+    for block in blocks(page):
+        exec(compile(block, page, "exec"), names)
+
+
+def test_the_tutorial_shows_the_lines_of_the_example() -> None:
+    example = (REPOSITORY / "examples/digits.py").read_text(encoding="utf-8")
+    for block in blocks("docs/tutorial.md"):
+        for line in block.splitlines():
+            assert line.strip() in example or "Trainer(..." in line
+
+
+@pytest.mark.parametrize("marker", ["tests", "example"])
+def test_ci_runs_the_lines_of_the_readme(marker: str) -> None:
+    script = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
+    readme_line = script.split("readme_line() ")[1].splitlines()[0]
+    shell = f"readme_line() {readme_line}\nreadme_line {marker}"
+    line = subprocess.run(["bash", "-c", shell], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    assert f"```bash\n{line}```\n" == between(marker)
+    assert len(line.splitlines()) == 1
+    assert f'eval "$(readme_line {marker})"' in script
+
+
+def test_every_check_of_ci_is_documented() -> None:
+    script = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs/contributing.md").read_text(encoding="utf-8")
+    for command in ("ruff check .", "ruff format --check .", "pyright", "lint-imports", "pytest -m browser"):
+        assert f"\n{command}" in script
+        assert f"`{command}`" in page
+
+
+def test_every_public_name_is_on_the_api_page() -> None:
+    page = (REPOSITORY / "docs/api.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"autoclass:: (\w+)", page)) == set(public)
+
+
+def test_links_between_files_lead_somewhere() -> None:
+    for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.fixture(scope="module")
+def added(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package with the diagnostic of docs/add-a-diagnostic.md in it."""
+    copy = tmp_path_factory.mktemp("added")
+    for name in ("lightning_diagnostics", "tests"):
+        shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", copy)
+    for block in blocks("docs/add-a-diagnostic.md", "python|text"):
+        if named := re.match(r"# (\S+\.py)\n", block):
+            file = copy / named[1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.removeprefix(named[0]), encoding="utf-8")
+        elif block.startswith("class ConstantLoss(Student)"):
+            insert(copy / "tests/patients.py", block + "\n\n", before="Diagnosed = ")
+        elif "_patient(" in block:
+            insert(copy / "tests/patients.py", block, after="PATIENTS = (\n")
+        else:
+            insert(copy / "lightning_diagnostics/__init__.py", block, after="_REGISTRY = {\n")
+            insert(copy / "lightning_diagnostics/__init__.py", '"ConstantLossDetector", ', after="__all__ = [")
+    return copy
+
+
+def insert(file: Path, text: str, *, before: str = "", after: str = "") -> None:
+    old = file.read_text(encoding="utf-8")
+    anchor = before or after
+    assert old.count(anchor) == 1, f"{anchor!r} is not once in {file.name}"
+    file.write_text(old.replace(anchor, text + anchor if before else anchor + text), encoding="utf-8")
+
+
+def pytest_in(copy: Path, *arguments: str) -> str:
+    """The last line of pytest, run in the copy."""
+    command = [sys.executable, "-m", "pytest", "-q", *arguments]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout.splitlines()[-1]
+
+
+def test_the_added_diagnostic_passes_its_tests(added: Path) -> None:
+    assert pytest_in(added, "tests/diagnostics/test_constant_loss.py").startswith("5 passed")
+
+
+def test_the_added_diagnostic_keeps_the_floors_apart(added: Path) -> None:
+    linter = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = subprocess.run([sys.executable, "-c", linter, "--no-cache"], cwd=added, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "kept, 0 broken" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_added_diagnostic_passes_the_contracts(added: Path) -> None:
+    assert "passed" in pytest_in(added, "tests/contracts", "-k", "ConstantLoss")
