@@ -159,7 +159,8 @@ def storage(tensor: Tensor) -> dict[int, int]:
     """A tensor's storage address and its bytes; empty for tensors without storage (meta, wrapper subclasses)."""
     try:
         store = tensor.untyped_storage()
-        return {store.data_ptr(): store.nbytes()} if store.nbytes() else {}
+        address, size = store.data_ptr(), store.nbytes()  # a meta tensor has a size and no address
+        return {address: size} if address and size else {}
     except (RuntimeError, NotImplementedError):
         return {}
 
