@@ -1,0 +1,1 @@
+"""Tests of where on a torch model a number is taken."""
