@@ -5,7 +5,7 @@ import itertools
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,19 +20,18 @@ _ACCUMULATE_GRAD: type = type(
 )
 
 
-def graph_nodes(roots: list[Node], *, most: int, stop: Callable[[Node], bool] = lambda node: False) -> Iterator[Node]:
+def graph_nodes(roots: list[Node], *, most: int) -> Iterator[Node]:
     """The nodes of the autograd graph behind ``roots``, breadth first, leaves left out.
 
     Args:
         roots: ``grad_fn`` of the tensors to start from.
         most: How many nodes at the most.
-        stop: Nodes for which it is true are neither yielded nor passed.
     """
     queue: deque[Node] = deque(roots)
     seen: set[Node] = set(roots)
     while queue and most > 0:
         node = queue.popleft()
-        if type(node) is _ACCUMULATE_GRAD or stop(node):
+        if type(node) is _ACCUMULATE_GRAD:
             continue
         yield node
         most -= 1
@@ -89,12 +88,18 @@ class GraphMarks:
         mark = self._current
         if root is None or mark is None:
             return
-        key, before = self._key, self.marked
-        for node in graph_nodes([root], most=most, stop=lambda node: key in _metadata(node)):
-            _metadata(node)[key] = mark
+        key, before, queue = self._key, self.marked, [root]
+        for node in queue:  # grows as it goes; the mark itself tells which nodes were visited
+            kind = type(node)
+            if kind is _ACCUMULATE_GRAD or key in (own := _metadata(node)):
+                continue
+            own[key] = mark
             self.marked += 1
-            if isinstance(node, torch.autograd.function.BackwardCFunction) and node.name() not in mark.custom:
+            if _is_custom(kind) and node.name() not in mark.custom:
                 mark.custom = (*mark.custom, node.name())
+            if self.marked - before >= most:
+                break
+            queue += [child for child, _ in node.next_functions if child is not None]
         if self.marked > before and (not self._entries or self._entries[-1][0] != mark.tick):
             self._entries.append((mark.tick, weakref.ref(mark)))
 
@@ -140,6 +145,11 @@ def saved_storages(node: Node) -> dict[int, int]:
         for saved in raw if isinstance(raw, list | tuple) else (raw,):
             found.update(_unhooked(saved))
     return found
+
+
+@functools.cache
+def _is_custom(kind: type[Node]) -> bool:
+    return issubclass(kind, torch.autograd.function.BackwardCFunction)
 
 
 @functools.cache

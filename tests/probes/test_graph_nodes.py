@@ -34,14 +34,6 @@ def test_no_more_nodes_come_than_asked_for(most: int, count: int) -> None:
     assert len(_names(_diamond().grad_fn, most=most)) == count
 
 
-def test_a_node_to_stop_at_is_neither_given_nor_passed() -> None:
-    loss = _diamond()
-    rest = ["AddBackward0", "SinBackward0", "MulBackward0"]
-    assert _names(loss.grad_fn, stop=lambda node: node.name() == "ExpBackward0") == rest
-    assert _names(loss.grad_fn, stop=lambda node: node.name() in ("ExpBackward0", "SinBackward0")) == ["AddBackward0"]
-    assert _names(loss.grad_fn, stop=lambda node: True) == []
-
-
 def test_several_roots_share_what_lies_behind_both() -> None:
     product = torch.ones(3, requires_grad=True) * 2
     assert _names(product.exp().grad_fn, product.sin().grad_fn) == ["ExpBackward0", "SinBackward0", "MulBackward0"]
