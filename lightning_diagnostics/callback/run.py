@@ -87,14 +87,14 @@ class Run:
     def draw(self, values: Mapping[str, float], *, step: int) -> None:
         """Send scalars to every logger; one that fails does not keep the others from them.
 
-        Several looks can fall on one step of the axis (accumulation): a tag is drawn once for each step, the first time.
+        Several looks can fall on one step of the axis (accumulation): there a tag is drawn once, the first time.
         """
         values = {tag: value for tag, value in values.items() if self._drawn_at.get(tag) != step}
         if not values:
             return
         self._drawn_at.update(dict.fromkeys(values, step))
         for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
-            self._outlet(f"logger {index}", lambda _, one=one: one.log_metrics(values, step=step))
+            self._outlet(f"logger {index}", lambda _, one=one: one.log_metrics(dict(values), step=step))
 
     def leave(self, member: str, *, step: int, undecided: list[str], ending: str) -> None:
         """A diagnostic is done; the last one closes the run."""

@@ -1,0 +1,153 @@
+"""Promise 10: every number on the screen is declared by a measurement and lies on the axis of the user's own curves."""
+
+import inspect
+import re
+from dataclasses import is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_diagnostics.tensorboard import FINDINGS_TAG, Quantity, quantities
+from tests.helpers import Member, every_kind, every_member, fit, trainer
+from tests.patients import PATIENTS, Patient, Student, of_room
+
+USERS = {"train_loss", "train_loss_step", "train_loss_epoch", "val_loss", "epoch", "hp_metric"}
+ALLOWED = re.compile(r"[A-Za-z0-9._/ -]+")
+
+
+def _declared(member: Member) -> dict[str, Quantity]:
+    """The drawn fields of the room's measurements, by tag; ``{...}`` in a tag stands for a place."""
+    room = member.kind.__module__.rpartition(".")[0]
+    kinds = [kind for _, kind in inspect.getmembers(import_module(f"{room}.measure"), inspect.isclass)]
+    drawn = [quantity for kind in kinds if is_dataclass(kind) for quantity in quantities(kind).values()]
+    return {quantity.tag: quantity for quantity in drawn}
+
+
+def _pattern(tag: str) -> str:
+    return re.sub(r"\\\{\w+\\\}", ".+", re.escape(tag))
+
+
+def _read(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    return events.Reload()
+
+
+def _drawn(folder: Path, patient: Any, *callbacks: Callback, **settings: Any) -> EventAccumulator:
+    logger = TensorBoardLogger(folder, name="", version="")
+    fit(trainer(*callbacks, logger=logger, **settings), patient)
+    return _read(folder)
+
+
+def _undeclared(member: Member, events: EventAccumulator) -> set[str]:
+    patterns = [_pattern(tag) for tag in _declared(member)]
+    ours = set(events.Tags()["scalars"]) - USERS
+    return {tag for tag in ours if not any(re.fullmatch(pattern, tag) for pattern in patterns)}
+
+
+def _steps(events: EventAccumulator, tag: str) -> list[int]:
+    return [event.step for event in events.Scalars(tag)]
+
+
+def _off_the_axis(events: EventAccumulator) -> set[str]:
+    """The tags with a step at which the user's own curve of the training loss has no point."""
+    axis = set(_steps(events, "train_loss"))
+    return {tag for tag in set(events.Tags()["scalars"]) - USERS if not set(_steps(events, tag)) <= axis}
+
+
+def _all_tags(events: EventAccumulator) -> set[str]:
+    return {tag for kind in ("scalars", "tensors", "histograms", "images") for tag in events.Tags()[kind]}
+
+
+every_patient = pytest.mark.parametrize("patient", PATIENTS, ids=str)
+every_way = pytest.mark.parametrize(
+    "settings",
+    [{}, {"accumulate_grad_batches": 3}, {"val_check_interval": 3}],
+    ids=["plain", "accumulated", "checked"],
+)
+
+
+@every_way
+@every_patient
+@every_member
+def test_every_scalar_is_declared_and_on_the_users_axis(
+    member: Member, patient: Patient, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    events = _drawn(tmp_path, patient.make(sick=True), member(), **settings)
+    assert _undeclared(member, events) == set()
+    assert _off_the_axis(events) == set()
+    assert {tag for tag in _all_tags(events) if not ALLOWED.fullmatch(tag)} == set()
+
+
+@every_way
+@every_member
+def test_no_step_goes_back_and_none_is_drawn_twice(member: Member, settings: dict[str, Any], tmp_path: Path) -> None:
+    events = _drawn(tmp_path, Student(), member(), **settings)
+    for tag in set(events.Tags()["scalars"]) - USERS:
+        steps = _steps(events, tag)
+        assert steps == sorted(set(steps))
+
+
+@every_member
+def test_every_declared_number_is_drawn_for_some_patient(member: Member, tmp_path: Path) -> None:
+    tags: set[str] = set()
+    for patient in of_room(member.room):
+        tags |= set(_drawn(tmp_path / str(patient), patient.make(sick=True), member()).Tags()["scalars"])
+    never = {tag for tag in _declared(member) if not any(re.fullmatch(_pattern(tag), drawn) for drawn in tags)}
+    assert never == set()
+
+
+@every_kind
+def test_every_declared_number_says_what_it_is(member: Member) -> None:
+    for quantity in _declared(member).values():
+        assert quantity.tag.startswith(f"{member.room}/")
+        assert quantity.unit
+        assert len(quantity.how.split()) >= 5
+        assert ALLOWED.fullmatch(re.sub(r"\{\w+\}", "place", quantity.tag))
+
+
+@every_member
+def test_the_findings_stand_in_the_text_tab(member: Member, tmp_path: Path) -> None:
+    patient, diagnostic = of_room(member.room)[0], member()
+    events = _drawn(tmp_path, patient.make(sick=True), diagnostic)
+    last = events.Tensors(f"{FINDINGS_TAG}/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert [finding.code in last for finding in diagnostic.findings] == [True] * len(diagnostic.findings)
+
+
+# The tests of the test.
+
+
+class _Draws(Callback):
+    """Draws one more number."""
+
+    def __init__(self, tag: str, step: int) -> None:
+        self.tag, self.step = tag, step
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics({self.tag: 1.0}, step=self.step)
+
+
+@every_kind
+def test_a_number_that_nobody_declared_is_caught(member: Member, tmp_path: Path) -> None:
+    events = _drawn(tmp_path, Student(), member(), _Draws("graph_leak/undeclared", 0))
+    assert _undeclared(member, events) == {"graph_leak/undeclared"}
+
+
+@every_kind
+def test_a_number_off_the_axis_is_caught(member: Member, tmp_path: Path) -> None:
+    events = _drawn(tmp_path, Student(), member(), _Draws("late", 10_000))
+    assert _off_the_axis(events) == {"late"}
+
+
+def test_a_tag_that_loggers_refuse_is_caught() -> None:
+    assert [bool(ALLOWED.fullmatch(tag)) for tag in ("a/b.c-d_e 1", "a:b", "a#b", "a(b)", "ä")] == [True, *[False] * 4]
+
+
+def test_a_place_in_a_declared_tag_stands_for_any() -> None:
+    assert re.fullmatch(_pattern("room/{layer}/share"), "room/block1.act/share")
+    assert not re.fullmatch(_pattern("room/{layer}/share"), "room/block1.act/scale")
