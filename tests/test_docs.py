@@ -22,10 +22,13 @@ def between(marker: str) -> str:
     return README.split(f"<!-- {marker}: begin -->\n")[1].split(f"<!-- {marker}: end -->")[0]
 
 
+def _text(page: str) -> str:
+    return (REPOSITORY / page).read_text(encoding="utf-8")
+
+
 def blocks(page: str, kind: str = "python") -> list[str]:
     """The blocks of a page, without those that are set in from the left."""
-    text = (REPOSITORY / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```(?:{kind})\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```(?:{kind})\n(.*?)^```", _text(page), re.MULTILINE | re.DOTALL)
 
 
 def severities(rule: Rule) -> str:
@@ -46,8 +49,37 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
         exec(compile(block, page, "exec"), names)
 
 
+TRAIN = """
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+class Leaking(BoringModel):
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+
+    def training_step(self, batch, batch_idx):
+        self.losses.append(super().training_step(batch, batch_idx)["loss"])
+        return self.losses[-1]
+
+if __name__ == "__main__":
+    LightningCLI(Leaking)
+"""
+COMMANDS = {line for page in PAGES for line in re.findall(r"^python train.py fit .*", _text(page), re.MULTILINE)}
+
+
+@pytest.mark.parametrize("line", [*sorted(COMMANDS), "python train.py fit --config=page.yaml"])
+def test_the_command_lines_and_the_configuration_work(line: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
+    (tmp_path / "page.yaml").write_text(blocks("docs/how-to.md", "yaml")[0], encoding="utf-8")
+    command = [sys.executable, *line.split()[1:], "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "MEM101 retained-graph at model.losses" in done.stderr
+
+
 def test_the_tutorial_shows_the_lines_of_the_example() -> None:
-    example = (REPOSITORY / "examples/digits.py").read_text(encoding="utf-8")
+    example = _text("examples/digits.py")
     for block in blocks("docs/tutorial.md"):
         for line in block.splitlines():
             assert line.strip() in example or "Trainer(..." in line
@@ -55,7 +87,7 @@ def test_the_tutorial_shows_the_lines_of_the_example() -> None:
 
 @pytest.mark.parametrize("marker", ["tests", "example"])
 def test_ci_runs_the_lines_of_the_readme(marker: str) -> None:
-    script = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
+    script = _text(".ci/run")
     readme_line = script.split("readme_line() ")[1].splitlines()[0]
     shell = f"readme_line() {readme_line}\nreadme_line {marker}"
     line = subprocess.run(["bash", "-c", shell], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
@@ -65,15 +97,15 @@ def test_ci_runs_the_lines_of_the_readme(marker: str) -> None:
 
 
 def test_every_check_of_ci_is_documented() -> None:
-    script = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
-    page = (REPOSITORY / "docs/contributing.md").read_text(encoding="utf-8")
+    script = _text(".ci/run")
+    page = _text("docs/contributing.md")
     for command in ("ruff check .", "ruff format --check .", "pyright", "lint-imports", "pytest -m browser"):
         assert f"\n{command}" in script
         assert f"`{command}`" in page
 
 
 def test_every_public_name_is_on_the_api_page() -> None:
-    page = (REPOSITORY / "docs/api.md").read_text(encoding="utf-8")
+    page = _text("docs/api.md")
     assert set(re.findall(r"autoclass:: (\w+)", page)) == set(public)
 
 
