@@ -98,7 +98,7 @@ def finding_line() -> str:
     """The line of the README that a finding prints, which a test compares with a real run, broken at spaces."""
     readme = (HERE.parent / "README.md").read_text(encoding="utf-8")
     line = re.search(r"<!-- output: begin -->\n```text\n(.*)\n```", readme)[1]
-    return f"```text\n{textwrap.fill(line, 100, break_long_words=False, break_on_hyphens=False)}\n```\n"
+    return f"```text\n{textwrap.fill(line, 88, break_long_words=False, break_on_hyphens=False)}\n```\n"
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
