@@ -76,6 +76,10 @@ class GraphMarks:
         self.marked = 0
         """Nodes marked so far."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the steps: a copy has no part in the graphs of this process, nor can it hold weak references."""
+        return {**self.__dict__, "_entries": [], "_current": None}
+
     def begin(self, tick: int, step: int) -> None:
         """Start a new step: nodes marked from here on belong to it."""
         self._current = GraphMark(tick, step)

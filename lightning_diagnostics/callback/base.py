@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from lightning_diagnostics import tensorboard
@@ -79,6 +80,10 @@ class DiagnosticCallback(Callback):
         self._off = False
         self._room_at_end: dict[str, Any] | None = None  # what a checkpoint saved after the run holds
         self._acted: set[tuple[str, str]] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the hooks of a running step: they are the original's, and a copy must not carry or remove them."""
+        return {name: None if isinstance(value, RemovableHandle) else value for name, value in vars(self).items()}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
