@@ -48,11 +48,13 @@ class GraphMark:
     Attributes:
         tick: Training batch it was made in, counted in this process.
         step: The same on the axis of Lightning's ``self.log``.
+        backward: Whether a backward pass went through the graph; until then it is kept for one.
         custom: Names of the custom ``torch.autograd.Function`` nodes that were met.
     """
 
     tick: int
     step: int
+    backward: bool = False
     custom: tuple[str, ...] = ()
 
 
@@ -84,14 +86,30 @@ class GraphMarks:
         """Start a new step: nodes marked from here on belong to it."""
         self._current = GraphMark(tick, step)
 
-    def mark(self, root: Node | None, *, most: int) -> None:
-        """Mark up to ``most`` nodes of a graph of the current step.
-
-        Parts that carry a mark already (of this step or of an earlier one) keep it.
-        """
+    def mark_output(self, root: Node | None, *, most: int) -> None:
+        """Mark a graph of the current step of which no backward pass is known yet; its own nodes tell of one."""
         mark = self._current
         if root is None or mark is None:
             return
+
+        def went_through(grads: object) -> None:
+            mark.backward = True
+
+        root.register_prehook(went_through)
+        self._mark(root, mark, most)
+
+    def mark_loss(self, root: Node | None, *, most: int) -> None:
+        """Mark a graph of the current step that a backward pass is about to go through."""
+        mark = self._current
+        if root is not None and mark is not None:
+            mark.backward = True
+            self._mark(root, mark, most)
+
+    def _mark(self, root: Node, mark: GraphMark, most: int) -> None:
+        """Mark up to ``most`` nodes of a graph.
+
+        Parts that carry a mark already (of this step or of an earlier one) keep it.
+        """
         key, before, queue = self._key, self.marked, [root]
         for node in queue:  # grows as it goes; the mark itself tells which nodes were visited
             kind = type(node)
@@ -108,7 +126,7 @@ class GraphMarks:
             self._entries.append((mark.tick, weakref.ref(mark)))
 
     def alive(self, *, before: int) -> list[GraphMark]:
-        """The marks of the steps whose tick is smaller than ``before`` and whose graph lives, oldest first.
+        """The marks of the steps before tick ``before`` whose graph lives after its backward pass, oldest first.
 
         With more than ``capacity`` of them every second one is forgotten (never the oldest), so that watching a leak
         does not become one: from then on the list is a lower bound.
@@ -117,7 +135,7 @@ class GraphMarks:
         if len(self._entries) > self._capacity:
             self._entries = self._entries[::2]
         marks = (ref() for tick, ref in self._entries if tick < before)
-        return [mark for mark in marks if mark is not None]
+        return [mark for mark in marks if mark is not None and mark.backward]
 
     def of(self, node: Node) -> GraphMark | None:
         """The mark on a node, if it carries one of ours."""

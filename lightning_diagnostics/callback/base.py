@@ -134,22 +134,23 @@ class DiagnosticCallback(Callback):
             return verdict
         return self._enter(trainer, rule, verdict, step=step)
 
-    def note_blind(self, trainer: Trainer, message: str, remedy: str, *, where: str | None = None) -> None:
-        """Say, as a note, what cannot be seen here."""
+    def note_blind(self, trainer: Trainer, message: str, remedy: str, *, since: int | None = None) -> Finding:
+        """Say, as a note, what cannot be seen here (from step ``since`` on, or from now)."""
         step = insides.log_step(trainer)
-        verdict = Diagnosis(Severity.INFO, where, step, message, remedy)
-        self._enter(trainer, self.blind_rule, verdict, step=step)
+        verdict = Diagnosis(Severity.INFO, None, step if since is None else since, message, remedy)
+        return self._enter(trainer, self.blind_rule, verdict, step=step)
 
     def still(self, finding: Finding, *, step: int) -> None:
-        """An open finding still holds."""
+        """An open finding still holds; nothing is known here of one that another rank has made."""
         assert self._run is not None
-        self._run.journal.seen(finding, step=step)
+        if self._is_own(finding):
+            self._run.journal.seen(finding, step=step)
 
     def close(self, finding: Finding, *, step: int) -> None:
-        """A finding no longer holds."""
+        """A finding no longer holds; one that another rank has made is taken back by that rank alone."""
         assert self._run is not None
-        closed, change = self._run.journal.close(finding)
-        self._run.show(closed, change, step=step)
+        if self._is_own(finding):
+            self._run.show(*self._run.journal.close(finding), step=step)
 
     def draw(self, trainer: Trainer, measurement: object, *, step: int) -> None:
         """Send the drawn fields of a measurement to every logger."""
@@ -264,9 +265,15 @@ class DiagnosticCallback(Callback):
         known = {finding.key: finding for finding in self.findings}
         for finding in theirs:
             mine = known.get(finding.key)
-            if mine is None or mine.severity < finding.severity or mine.evidence.get("rank") == rank:
+            if mine is None or _worse(mine, finding) or mine.evidence.get("rank") == rank:
                 seen = Finding.from_dict({**finding.to_dict(), "evidence": {**finding.evidence, "rank": rank}})
                 self._run.show(*self._run.journal.merge(seen), step=insides.epoch_end_step(trainer))
+
+    def _is_own(self, finding: Finding) -> bool:
+        """Whether no other rank of this run has made a finding (after a resume there may be fewer ranks)."""
+        trainer = self._run.trainer if self._run is not None else None
+        rank = finding.evidence.get("rank")
+        return trainer is None or rank == trainer.global_rank or rank not in range(trainer.world_size)
 
     def _act(self, trainer: Trainer, findings: list[Finding]) -> None:
         """Stop or raise, once for each finding, if the user asked for it."""
@@ -314,6 +321,11 @@ class DiagnosticCallback(Callback):
             self.note_blind(trainer, what, "Please report it with the traceback in the log.")
         except Exception:  # promise 2: it never kills the run
             logger.exception("%s could not enter that note either", name)
+
+
+def _worse(mine: Finding, theirs: Finding) -> bool:
+    """Whether another rank's finding of the same key is open where ours is closed, or else the more severe one."""
+    return (mine.status == "open", mine.severity) < (theirs.status == "open", theirs.severity)
 
 
 def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -73,7 +73,7 @@ def _alive(marks: GraphMarks, *, before: int = 10**9) -> list[int]:
 
 def _step(marks: GraphMarks, tick: int, loss: Tensor, *, most: int = ALL) -> Tensor:
     marks.begin(tick, 100 + tick)
-    marks.mark(loss.grad_fn, most=most)
+    marks.mark_loss(loss.grad_fn, most=most)
     marks.begin(tick + 1, 101 + tick)  # as in a run: the mark of the step now belongs to its graph alone
     return loss
 
@@ -156,7 +156,7 @@ def test_several_losses_of_a_step_are_one_mark_with_its_tick_and_step() -> None:
     marks.begin(7, 107)
     losses = [_plain(), _plain()]
     for loss in losses:
-        marks.mark(loss.grad_fn, most=ALL)
+        marks.mark_loss(loss.grad_fn, most=ALL)
     (mark,) = marks.alive(before=8)
     assert (mark.tick, mark.step) == (7, 107)
     assert {id(marks.of(loss.grad_fn)) for loss in losses} == {id(mark)}
@@ -198,9 +198,9 @@ def test_beyond_the_capacity_every_second_mark_is_forgotten_and_never_the_oldest
 def test_without_a_graph_or_a_step_nothing_is_marked() -> None:
     marks = GraphMarks()
     loss = _plain()
-    marks.mark(loss.grad_fn, most=ALL)  # before the first step
+    marks.mark_loss(loss.grad_fn, most=ALL)  # before the first step
     marks.begin(0, 0)
-    marks.mark(None, most=ALL)  # a loss without a graph
+    marks.mark_loss(None, most=ALL)  # a loss without a graph
     assert marks.marked == 0
     assert _alive(marks) == []
 

@@ -107,6 +107,7 @@ class GraphLeakDetector(DiagnosticCallback):
         self._look = False
         self._announced = True  # whether Lightning announced a backward pass in this step
         self._unannounced = 0
+        self._blind: Finding | None = None  # the note that nothing was seen, while that is so
         self._alive = 0  # old steps alive at the last check
         self._span = (-1, -1)  # the oldest and the newest of them
         self._quiet_steps, self._quiet_looks = 0, 0  # since they last grew
@@ -160,7 +161,7 @@ class GraphLeakDetector(DiagnosticCallback):
     @override
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self._announced = True
-        self._marks.mark(loss.grad_fn, most=_ALL_NODES if self._look else _ROOT_NODES)
+        self._marks.mark_loss(loss.grad_fn, most=_ALL_NODES if self._look else _ROOT_NODES)
 
     @override
     def on_train_batch_end(
@@ -176,17 +177,21 @@ class GraphLeakDetector(DiagnosticCallback):
     # Steps that call backward themselves.
 
     def _end_of_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the steps that announced no backward pass; say, once, that nothing is seen of them."""
+        """Count the steps that announced no backward pass; say, once, that nothing was seen of them."""
+        if self._blind is not None and self._marks.marked:
+            self.close(self._blind, step=insides.log_step(trainer))
+            self._blind = None
         if self._announced:
             return
         self._unannounced += 1
         if self._unannounced == LEADING_BATCHES and not self._marks.marked:
             shows_none = " (a compiled model shows none)" if insides.is_compiled(pl_module) else ""
-            self.note_blind(
+            self._blind = self.note_blind(
                 trainer,
                 f"in {LEADING_BATCHES} steps no autograd graph was seen: no backward pass was announced, and no output "
                 f"of a module showed one{shows_none}.",
                 "call self.manual_backward(loss) in place of loss.backward(); a step that returns None has no graph.",
+                since=self._first_step,
             )
 
     def _watch_outputs(self, pl_module: LightningModule) -> None:
@@ -200,7 +205,7 @@ class GraphLeakDetector(DiagnosticCallback):
         def mark(module: torch.nn.Module, args: Any, output: Any) -> None:
             if torch._C._current_graph_task_id() == -1:  # not in the recomputation of a checkpoint
                 for tensor in _tensors(output):
-                    marks.mark(tensor.grad_fn, most=_OUTPUT_NODES)
+                    marks.mark_output(tensor.grad_fn, most=_OUTPUT_NODES)
 
         self._hook = torch.nn.modules.module.register_module_forward_hook(mark)
 

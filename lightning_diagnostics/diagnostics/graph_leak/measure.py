@@ -173,7 +173,7 @@ def _reached(tensors: Iterable[Tensor], marks: GraphMarks, *, before: int, most:
     """The marks of old steps on the graphs of ``tensors``, nearest first."""
     for node in graph_nodes([t.grad_fn for t in tensors if t.grad_fn is not None], most=most):
         mark = marks.of(node)
-        if mark is not None and mark.tick < before:
+        if mark is not None and mark.tick < before and mark.backward:
             yield mark
 
 

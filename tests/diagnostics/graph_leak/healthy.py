@@ -208,8 +208,33 @@ class NoneSometimes(Classifier):
         return loss if batch_idx % 3 else None
 
 
+class Episodes(Classifier):
+    """Collects the losses of twenty steps for one backward pass, as policy gradients do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.episode: list[Tensor] = []
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.episode.append(functional.cross_entropy(self.net(batch[0]), batch[1]))
+        if len(self.episode) == 20:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(torch.stack(self.episode).mean())
+            optimizer.step()
+            self.episode.clear()
+
+
+class RawEpisodes(Episodes):
+    """The same, calling backward itself."""
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        loss.backward()
+
+
 HEALTHY = (
     *(Classifier, KeepsTheLast, Logs, DetachedAverage, Items, ShortWindow, Recurrent, RecurrentOverFive, MeanTeacher),
     *(Metrics, Gan, GradientPenalty, SecondOrder, Checkpointed, CheckpointedReentrant, Cycles, CachedSubgraph, Lbfgs),
-    *(Compiled, NoneSometimes),
+    *(Compiled, NoneSometimes, Episodes, RawEpisodes),
 )

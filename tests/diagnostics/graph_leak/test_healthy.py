@@ -80,8 +80,21 @@ class NoGraph(sick.Classifier):
 def test_a_program_that_shows_no_graph_is_noted_once(make: type[LightningModule]) -> None:
     detector = GraphLeakDetector(strict=True)
     trainer(detector, max_epochs=3).fit(make(), sick.batches())
-    assert [(f.code, f.severity, f.where) for f in detector.findings] == [("MEM901", Severity.INFO, None)]
-    assert ("a compiled model shows none" in detector.findings[0].message) == (make is CompiledRaw)
+    (note,) = detector.findings
+    assert (note.code, note.severity, note.where) == ("MEM901", Severity.INFO, None)
+    assert (note.first_step, note.status) == (0, "open")
+    assert ("a compiled model shows none" in note.message) == (make is CompiledRaw)
+
+
+def test_the_note_is_closed_when_graphs_are_seen_after_all() -> None:
+    class LongEpisodes(sick.Classifier):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            return loss if self.trainer.fit_loop.epoch_loop.total_batch_idx % 20 == 19 else None
+
+    detector = GraphLeakDetector(strict=True)
+    trainer(detector, max_epochs=3).fit(LongEpisodes(), sick.batches())
+    assert [(f.code, f.status) for f in detector.findings] == [("MEM901", "closed")]
 
 
 def test_a_run_too_short_for_a_verdict_says_so(caplog: pytest.LogCaptureFixture) -> None:
