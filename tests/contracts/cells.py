@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lightning_diagnostics.callback import DiagnosticCallback
 from tests import helpers
-from tests.patients import PATIENTS, Patient, loader
+from tests.patients import PATIENTS, Diagnosed, Patient, loader
 
 ANSWER_WITHIN = timedelta(seconds=30)
 """How long two processes wait for each other before a deadlock is called one."""
@@ -97,6 +97,11 @@ class Outcome:
     steps: int
     metrics: list[str] = field(default_factory=list)
     drawn: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def diagnosed(self) -> set[Diagnosed]:
+        """Code, place and first step of what is more than a note."""
+        return {(f["code"], f["where"], f["first_step"]) for f in self.findings if f["severity"] != "INFO"}
 
 
 class Recorder(Callback):

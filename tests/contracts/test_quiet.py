@@ -5,13 +5,9 @@ import pytest
 from lightning_diagnostics import catalogue
 from tests.contracts.cells import Cell, Outcome, every_cell, outcomes
 from tests.helpers import MEMBERS, Member, every_member
-from tests.patients import PATIENTS, Diagnosed, Patient, of_room
+from tests.patients import PATIENTS, Patient, of_room
 
 every_patient = pytest.mark.parametrize("patient", PATIENTS, ids=str)
-
-
-def _accused(outcome: Outcome) -> set[Diagnosed]:
-    return {(f["code"], f["where"], f["first_step"]) for f in outcome.findings if f["severity"] != "INFO"}
 
 
 def _loud(outcome: Outcome) -> list[tuple[str, str]]:
@@ -23,7 +19,7 @@ def _loud(outcome: Outcome) -> list[tuple[str, str]]:
 @every_member
 def test_the_healthy_twin_is_not_accused(member: Member, patient: Patient, cell: Cell) -> None:
     for outcome in outcomes(cell, PATIENTS.index(patient), MEMBERS.index(member), sick=False):
-        assert _accused(outcome) == set()
+        assert outcome.diagnosed == set()
         assert _loud(outcome) == []
 
 
@@ -36,7 +32,7 @@ def test_the_sick_one_is_diagnosed_by_its_own_room_in_every_process(
     if patient.room != member.room:
         pytest.skip("an illness of another room")
     for outcome in outcomes(cell, PATIENTS.index(patient), MEMBERS.index(member), sick=True):
-        assert _accused(outcome) == patient.findings
+        assert outcome.diagnosed == patient.findings
 
 
 @every_cell

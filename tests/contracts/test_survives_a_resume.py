@@ -13,11 +13,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
+from tests.contracts.cells import Cell, Outcome, Recorder
 from tests.contracts.planting import SITES, planted, site_name
 from tests.helpers import KINDS, Member, diagnosed, every_kind, every_member, every_member_slowly, fit, trainer
-from tests.patients import PATIENTS, Diagnosed, LossList, Patient, Student
+from tests.patients import BATCHES, PATIENTS, Diagnosed, LossList, Patient, Student, loader, of_room
 
 
 class LateLossList(LossList):
@@ -28,7 +30,8 @@ class LateLossList(LossList):
 
 
 pytestmark = [
-    # Lightning's advice: the parts of a run share a folder here, and few loaders can be resumed in mid-epoch.
+    # Lightning's advice: the parts of a run share a folder here or have one each, and few loaders can be resumed in mid-epoch.
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
 ]
@@ -74,6 +77,26 @@ def test_a_resumed_run_is_diagnosed_as_an_unbroken_one(
     if patient.room == member.room:
         assert unbroken == patient.findings
     assert _resumed(member, patient, batches, stops, tmp_path, after_fit=after_fit) == unbroken
+
+
+def _part_with_two_processes(member: Member, folder: Path, epochs: int, checkpoint: Path | None) -> list[Outcome]:
+    """One part of a run in two processes, which saves its last epoch."""
+    folder.mkdir()
+    saving = ModelCheckpoint(folder, filename="end")
+    recorder, logger = Recorder(folder), CSVLogger(folder, name="csv", version=0)
+    settings = {**Cell(processes=2).settings(), "logger": logger, "enable_checkpointing": True}
+    run = trainer(member(), saving, recorder, max_epochs=epochs, **settings)
+    data = {"train_dataloaders": loader(2 * BATCHES), "val_dataloaders": loader(4, shuffle=False)}
+    return recorder.fit(run, of_room(member.room)[0].make(sick=True), **data, ckpt_path=checkpoint)
+
+
+@every_kind
+def test_with_two_processes_a_resumed_run_is_diagnosed_as_an_unbroken_one(member: Member, tmp_path: Path) -> None:
+    unbroken = _part_with_two_processes(member, tmp_path / "unbroken", 3, None)
+    _part_with_two_processes(member, tmp_path / "first", 1, None)
+    resumed = _part_with_two_processes(member, tmp_path / "second", 3, tmp_path / "first" / "end.ckpt")
+    assert [outcome.diagnosed for outcome in resumed] == [outcome.diagnosed for outcome in unbroken]
+    assert unbroken[0].diagnosed == of_room(member.room)[0].findings
 
 
 @every_member

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from lightning.pytorch import Trainer
+import torch.distributed
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.tuner import Tuner
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.contracts.cells import Cell, outcomes
 from tests.contracts.situations import Situation, situations
@@ -126,7 +128,50 @@ def test_the_same_steps_are_looked_at_whatever_the_mode(member: Member, cell: Ce
     assert outcomes(cell, 0, index, sick=True)[0].drawn == plain.drawn
 
 
+# A look does no collective.
+
+
+class _Collectives(TorchDispatchMode):
+    """Counts the collectives of the training steps; the first callback in the list and, as `ends`, the last."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.count = folder, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.namespace == "c10d"
+        return func(*args, **(kwargs or {}))
+
+
+def _collectives(folder: Path, *callbacks: Callback) -> list[str]:
+    """How many collectives the steps of each of two ranks made."""
+    folder.mkdir()
+    mode = _Collectives(folder)
+    begins = LambdaCallback(on_train_batch_start=lambda *args: mode.__enter__())
+    ends = LambdaCallback(
+        on_train_batch_end=lambda *args: mode.__exit__(None, None, None),
+        on_train_end=lambda trainer, _: (folder / str(trainer.global_rank)).write_text(str(mode.count)),
+    )
+    run = trainer(begins, *callbacks, ends, **Cell(processes=2).settings())
+    run.fit(LossList(sick=True), loader(16), loader(4, shuffle=False))
+    return [(folder / str(rank)).read_text() for rank in range(2)]
+
+
+@every_member
+def test_a_look_does_no_collective(member: Member, tmp_path: Path) -> None:
+    assert _collectives(tmp_path / "with", member()) == _collectives(tmp_path / "without")
+
+
 # The tests of the test.
+
+
+class _MeetsInEveryStep(Callback):
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        torch.distributed.all_gather_object([None] * 2, trainer.global_rank)
+
+
+def test_a_collective_in_a_step_is_caught(tmp_path: Path) -> None:
+    assert _collectives(tmp_path / "with", _MeetsInEveryStep()) != _collectives(tmp_path / "without")
 
 
 class _NeedsALength(Student):
