@@ -192,7 +192,7 @@ def weigh(
     newest = holding.tensors[-1]
     value = holding.visited.get(holding.where, newest)
     roots = [t.grad_fn for t in reversed(holding.tensors) if t.grad_fn is not None]
-    nodes, storages, ticks = 0, dict[int, int](), set(holding.steps)
+    nodes, storages, ticks = 0, dict[int, int](), set[int]()
     for tensor in holding.tensors:
         storages.update(storage(tensor))
     for node in graph_nodes(roots, most=_MOST_NODES):
@@ -203,7 +203,7 @@ def weigh(
             ticks.add(mark.tick)  # young steps too: they weigh as much
     held = sum(size for address, size in storages.items() if address not in own)
     spot = holding.spots[-1]
-    count = len(ticks)
+    span = max(ticks) - min(ticks) + 1  # not their number: between looks a step may go unmarked
     return Retention(
         where="".join(holding.where),
         name=spot.name,
@@ -215,8 +215,8 @@ def weigh(
         operations=tuple(node.name() for node in graph_nodes(roots[:1], most=2)),
         steps=len(holding.steps),
         first_step=min(mark.step for mark in holding.steps.values()),
-        nodes_per_step=nodes / count,
-        bytes_per_step=(held + nodes * NODE_BYTES) / count,
+        nodes_per_step=nodes / span,
+        bytes_per_step=(held + nodes * NODE_BYTES) / span,
         exact=nodes < _MOST_NODES,
         bound=getattr(value, "maxlen", None),
         steps_left=steps_left,

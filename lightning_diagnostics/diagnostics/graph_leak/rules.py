@@ -215,6 +215,7 @@ def _remedy(measured: "Retention") -> str:
     place = measured.where.replace("model.", "self.", 1) if measured.where.startswith("model.") else measured.where
     if measured.kind == "closure" and place.endswith(("cell_contents", "]")):
         place = measured.name
+    value = "loss.detach()" if "loss" in place.lower() else "value.detach()"
     if measured.kind == "gradient":
         return (
             "clear them with optimizer.zero_grad(), or use torch.autograd.grad(loss, parameters, create_graph=True) in "
@@ -223,20 +224,20 @@ def _remedy(measured: "Retention") -> str:
     if measured.kind == "metric":
         return f"pass detached values to the metric: {place.rpartition('.')[0]}.update(value.detach())."
     if measured.members:
-        return "detach what is stored in these attributes: value.detach()."
+        return f"detach what is stored in these attributes: {value}."
     if measured.tensors > 1:
-        return _container_remedy(measured, place)
+        return _container_remedy(measured, place, value)
     if measured.elements == 1 and measured.operations == ("AddBackward0", "MulBackward0"):
-        return f"average a number, not a graph: {place} = decay * {place} + (1 - decay) * loss.detach()."
+        return f"average a number, not a graph: {place} = decay * {place} + (1 - decay) * {value}."
     if measured.elements == 1:
-        return f"add a number, not a graph: {place} += loss.detach()."
+        return f"add a number, not a graph: {place} += {value}."
     return f"cut the graph when the state is carried to the next step: {place} = {place}.detach()."
 
 
-def _container_remedy(measured: "Retention", place: str) -> str:
+def _container_remedy(measured: "Retention", place: str, value: str) -> str:
     call = {"set": f"{place}.add({{}})", "dict": f"{place}[key] = {{}}"}.get(measured.holder, f"{place}.append({{}})")
     if measured.elements == 1:
-        return f"store a number, not a graph: {call.format('loss.detach()')}."
+        return f"store a number, not a graph: {call.format(value)}."
     return (
         "detaching is not enough, the tensors themselves pile up: reduce them, or "
         f"{call.format('output.detach().cpu()')} and clear it at the end of the epoch."

@@ -358,34 +358,34 @@ HERE = "sys.modules['tests.diagnostics.graph_leak.sick']"
 THERE = "sys.modules['tests.diagnostics.graph_leak.elsewhere']"
 SICK = {
     "running sum": Sick(RunningLoss, "MEM101", "model.running_loss", "Tensor", "self.running_loss += loss.detach()"),
-    "running sum in a buffer": Sick(RunningBuffer, "MEM101", "model.total", "Tensor", "self.total += loss.detach()"),
+    "running sum in a buffer": Sick(RunningBuffer, "MEM101", "model.total", "Tensor", "self.total += value.detach()"),
     "moving average": Sick(
-        MovingAverage, "MEM101", "model.average", "Tensor", "decay * self.average + (1 - decay) * loss.detach()"
+        MovingAverage, "MEM101", "model.average", "Tensor", "decay * self.average + (1 - decay) * value.detach()"
     ),
     "list of losses": Sick(Losses, "MEM101", "model.losses", "list", "self.losses.append(loss.detach())"),
     "list of an epoch": Sick(LossesOfAnEpoch, "MEM101", "model.losses", "list", "self.losses.append(loss.detach())"),
     "list of outputs": Sick(Outputs, "MEM102", "model.outputs", "list", "self.outputs.append(output.detach().cpu())"),
     "element of a list in a dict": Sick(
-        NestedElement, "MEM101", "model.history['train'][3]", "Tensor", "self.history['train'][3] += loss.detach()"
+        NestedElement, "MEM101", "model.history['train'][3]", "Tensor", "self.history['train'][3] += value.detach()"
     ),
     "list in dicts": Sick(
         NestedContainer, "MEM101", "model.history['train']['loss']", "list", "self.history['train']['loss'].append("
     ),
-    "dict by step": Sick(ByStep, "MEM101", "model.by_step", "dict", "self.by_step[key] = loss.detach()"),
-    "set": Sick(Unordered, "MEM101", "model.seen", "set", "self.seen.add(loss.detach())"),
+    "dict by step": Sick(ByStep, "MEM101", "model.by_step", "dict", "self.by_step[key] = value.detach()"),
+    "set": Sick(Unordered, "MEM101", "model.seen", "set", "self.seen.add(value.detach())"),
     "an attribute a step": Sick(OneAttributeAStep, "MEM101", "model", "OneAttributeAStep", "value.detach()"),
-    "submodule": Sick(OfASubmodule, "MEM101", "model.net[0].total", "Tensor", "self.net[0].total += loss.detach()"),
+    "submodule": Sick(OfASubmodule, "MEM101", "model.net[0].total", "Tensor", "self.net[0].total += value.detach()"),
     "object with slots": Sick(OfAnObject, "MEM101", "model.recorder.records", "list", "self.recorder.records.append("),
     "class attribute": Sick(OfTheClass, "MEM101", "type(model).losses", "list", "losses.append(loss.detach())"),
     "default argument": Sick(
-        DefaultArgument, "MEM101", "type(model).keep.__defaults__[0]", "list", "seen.append(loss.detach())"
+        DefaultArgument, "MEM101", "type(model).keep.__defaults__[0]", "list", "seen.append(value.detach())"
     ),
     "closure": Sick(
         InAFunction,
         "MEM101",
         "model.remember.__closure__[0].cell_contents",
         "list",
-        "collected.append(loss.detach())",
+        "collected.append(value.detach())",
     ),
     "closure of a local class": Sick(
         in_a_local_class,
@@ -394,9 +394,9 @@ SICK = {
         "list",
         "losses.append(loss.detach())",
     ),
-    "partial": Sick(InAPartial, "MEM101", "model.remember.args[0]", "list", "loss.detach()"),
-    "module global": Sick(GlobalVariable, "MEM101", f"{HERE}.HISTORY", "list", "HISTORY.append(loss.detach())"),
-    "global elsewhere": Sick(GlobalElsewhere, "MEM101", f"{THERE}.HISTORY", "list", "HISTORY.append(loss.detach())"),
+    "partial": Sick(InAPartial, "MEM101", "model.remember.args[0]", "list", "value.detach()"),
+    "module global": Sick(GlobalVariable, "MEM101", f"{HERE}.HISTORY", "list", "HISTORY.append(value.detach())"),
+    "global elsewhere": Sick(GlobalElsewhere, "MEM101", f"{THERE}.HISTORY", "list", "HISTORY.append(value.detach())"),
     "forward hook": Sick(ForwardHook, "MEM102", "model.features", "list", "self.features.append("),
     "torchmetrics state": Sick(
         Metric, "MEM101", "model.all_losses.value", "list", "self.all_losses.update(value.detach())"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from lightning_diagnostics import GraphLeakDetector
 from lightning_diagnostics.diagnostics.graph_leak.holders import search
@@ -95,3 +96,27 @@ def test_a_search_reads_the_ends_of_a_long_list() -> None:
     assert ["".join(spot.pieces) for spot, _ in search({"long": long}, {})] == ["long[10]"]
     long[10] = 0
     assert ["".join(spot.pieces) for spot, _ in search({"long": long}, {})] == ["long[99995]"]
+
+
+def test_growth_a_step_is_of_all_steps_where_only_looks_saw_the_graph() -> None:
+    class Deep(sick.Classifier):
+        """What is kept hangs below what is marked in every step."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms: list[Tensor] = []
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            hidden = self.net[1](self.net[0](batch[0]))
+            self.norms.append(hidden.norm())  # saves what it is the norm of
+            return torch.nn.functional.cross_entropy(self.net[2](hidden).exp().log().exp().log(), batch[1])
+
+    module = Deep()
+    detector = GraphLeakDetector(strict=True)
+    trainer(detector, max_epochs=1).fit(module, DataLoader([*sick.batches()] * 30, batch_size=None))
+    (finding,) = detector.findings
+    saved = 8 * 16 * 4 + 4
+    assert finding.evidence["retained_steps"] < 150
+    assert finding.evidence["bytes_per_step"] == pytest.approx(
+        saved + NODE_BYTES * count_nodes(module.norms[0]), rel=0.1
+    )
