@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import pickle
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from torch import Tensor
 
 from tests.contracts.cells import every_cell, outcomes
 from tests.contracts.planting import HOOKS, PlantedError, planted
 from tests.helpers import MEMBERS, Member, alive, every_kind, every_member, fit, heard, held, trainer
-from tests.patients import BATCHES, PATIENTS, ByHand, LossList, Student, loader
+from tests.patients import PATIENTS, ByHand, LossList, Student, loader
 
 every_way = pytest.mark.parametrize("kind", [Student, ByHand, LossList], ids=lambda kind: kind.__name__)
 
@@ -195,56 +193,6 @@ def test_a_run_after_one_of_whose_end_we_were_not_told_is_watched_as_ever(member
     _watched_as_ever(diagnostic)
 
 
-# Copies.
-
-
-def _during(kind: type[Student], act: Callable[[Any], Any]) -> Any:
-    """A network that acts on itself in the middle of its first and of its seventh step, and keeps what came of it."""
-
-    class During(kind):
-        made: list[Any] = []  # noqa: RUF012  # one network of this class is made
-
-        def keep(self, loss: Tensor, output: Tensor) -> None:
-            super().keep(loss, output)
-            if self.trainer.fit_loop.epoch_loop.batch_idx in (0, 6):
-                type(self).made.append(act(self))
-
-    return During(sick=True)
-
-
-@every_way
-@every_member
-def test_a_copy_of_the_network_taken_in_a_step_carries_nothing(member: Member, kind: type[Student]) -> None:
-    module = _during(kind, lambda module: copy.deepcopy(module.net))
-    fit(trainer(member()), module)
-    assert len(module.made) == 4
-    for twin in module.made:
-        assert alive(twin) == set()
-        assert b"lightning_diagnostics" not in pickle.dumps(twin)
-        twin.train()(torch.randn(4, 4)).sum().backward()
-        torch.optim.SGD(twin.parameters(), lr=0.1).step()
-
-
-@every_way
-@every_member
-def test_a_callback_can_be_pickled_and_copied_before_during_and_after_a_run(
-    member: Member, kind: type[Student]
-) -> None:
-    diagnostic = member()
-    module = _during(kind, lambda module: (pickle.loads(pickle.dumps(diagnostic)), copy.deepcopy(diagnostic)))
-    copies = [pickle.loads(pickle.dumps(diagnostic)), copy.deepcopy(diagnostic)]
-    fit(trainer(diagnostic), module)
-    copies += [pickle.loads(pickle.dumps(diagnostic)), copy.deepcopy(diagnostic)]
-    copies += [twin for pair in module.made for twin in pair]
-    assert len(copies) == 12
-    assert diagnostic.findings == copies[2].findings == copies[3].findings
-    for twin in copies:
-        healthy = Student()
-        run = fit(_trainer(twin, max_epochs=1), healthy)
-        assert run.global_step == BATCHES
-        _clean(twin, healthy, run)
-
-
 # The tests of the test.
 
 
@@ -287,13 +235,3 @@ def test_a_hook_that_outlives_an_interrupt_is_caught() -> None:
         assert alive(module) == {"_global_forward_hooks"}
     finally:
         culprit.handle.remove()
-
-
-def test_a_copy_that_carries_a_hook_is_caught() -> None:
-    class Hooks(Callback):
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            pl_module.net.register_forward_hook(lambda module, args, output: None)
-
-    module = _during(Student, lambda module: copy.deepcopy(module.net))
-    fit(trainer(Hooks()), module)
-    assert alive(module.made[0]) == {"the module._forward_hooks"}
