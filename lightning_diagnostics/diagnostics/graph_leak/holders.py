@@ -18,7 +18,10 @@ MOST_OBJECTS = 50_000
 """Objects that one search visits at the most."""
 
 _DEEPEST = 16
-_HEAD, _TAIL = 64, 1_984  # of a long list: a leak appends, so its end tells more than its beginning
+_HEAD, _TAIL = 64, 1_984  # of a long container: a leak appends, so its end tells more than its beginning
+LONGEST = _HEAD + _TAIL
+"""Elements of one container that a search looks at: all of a shorter one, else the first few and the last."""
+
 _ATOMS = (int, float, complex, str, bytes, bytearray, type(None), types.ModuleType, torch.dtype, torch.device)
 _MODULE_INTERNALS = frozenset(vars(nn.Module())) | {"_trainer", "_fabric", "_compiler_ctx"}
 _MODULE_HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
@@ -176,7 +179,7 @@ def _of_sequence(spot: Spot, value: Any) -> Iterator[tuple[Spot, Any]]:
 
 
 def _ends(items: list[Any]) -> list[Any]:
-    return items if len(items) <= _HEAD + _TAIL else items[:_HEAD] + items[-_TAIL:]
+    return items if len(items) <= LONGEST else items[:_HEAD] + items[-_TAIL:]
 
 
 def _of_function(spot: Spot, function: Any) -> Iterator[tuple[Spot, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_diagnostics.diagnostics.graph_leak.holders import Kind, Spot, search
+from lightning_diagnostics.diagnostics.graph_leak.holders import LONGEST, Kind, Spot, search
 from lightning_diagnostics.probes import GraphMark, GraphMarks, graph_nodes, saved_storages, storage
 from lightning_diagnostics.tensorboard import quantity
 
@@ -53,7 +53,7 @@ class Retention:
         kind: What sort of thing it is.
         holder: Its type, e.g. ``"list"``.
         members: Where several attributes are taken together, their names.
-        tensors: How many tensors under it hang on old steps.
+        tensors: How many tensors with a graph are under it.
         elements: Elements of the largest of them.
         operations: The last operation of the newest of them and the one before it, by their nodes' names.
         steps: Old steps it keeps alive.
@@ -94,9 +94,10 @@ class Holding:
         anchor: The path to the attribute or variable, or to the object whose attributes are taken together.
         family: Whether it is several attributes taken together.
         visited: The containers and objects that the search opened, by the pieces of their path.
-        spots: Where the tensors are.
-        tensors: The tensors.
-        steps: The old steps that hang on them, by tick.
+        spots: Where the tensors are that old steps hang on.
+        tensors: These tensors.
+        steps: The old steps, by tick.
+        others: Tensors under the same attribute whose graph shows no old step: young ones, and those between looks.
     """
 
     anchor: str
@@ -105,6 +106,7 @@ class Holding:
     spots: list[Spot] = field(default_factory=list[Spot])
     tensors: list[Tensor] = field(default_factory=list[Tensor])
     steps: dict[int, GraphMark] = field(default_factory=dict[int, GraphMark])
+    others: list[tuple[Spot, Tensor]] = field(default_factory=list[tuple[Spot, Tensor]])
 
     def add(self, spot: Spot, tensor: Tensor, reached: Iterable[GraphMark]) -> None:
         """One more tensor and steps that hang on it."""
@@ -139,11 +141,13 @@ def holdings(roots: Mapping[str, object], marks: GraphMarks, *, before: int, ste
     visited: dict[tuple[str, ...], object] = {}
     for spot, tensor in search(roots, visited):
         first = next(_reached([tensor], marks, before=before, most=_SHALLOW), None)
-        if first is not None:
-            anchor = _anchor(spot)
-            found.setdefault(anchor, Holding(anchor, False, visited)).add(spot, tensor, [first])
+        holding = found.setdefault(_anchor(spot), Holding(_anchor(spot), False, visited))
+        if first is None:
+            holding.others.append((spot, tensor))
+        else:
+            holding.add(spot, tensor, [first])
     for holding in found.values():
-        if len(holding.steps) < steps:
+        if 0 < len(holding.steps) < steps:
             reached = _reached(holding.tensors, marks, before=before, most=_MOST_NODES)
             holding.steps.update((mark.tick, mark) for mark in reached)
     large = [holding for holding in found.values() if len(holding.steps) >= steps]
@@ -161,6 +165,8 @@ def _families(small: Iterable[Holding]) -> list[Holding]:
     """Holdings taken together by the object whose attributes they are."""
     families: dict[str, Holding] = {}
     for holding in small:
+        if not holding.spots:
+            continue
         spot = holding.spots[0]
         owner = "".join(spot.pieces[: spot.anchor - 1])
         family = families.setdefault(owner, Holding(owner, True, holding.visited))
@@ -189,11 +195,12 @@ def weigh(
         steps_left: Training batches still to come.
         free: Free memory by device type.
     """
-    newest = holding.tensors[-1]
-    value = holding.visited.get(holding.where, newest)
-    roots = [t.grad_fn for t in reversed(holding.tensors) if t.grad_fn is not None]
+    where, newest = holding.where, holding.tensors[-1]
+    value = holding.visited.get(where, newest)
+    tensors = holding.tensors + [tensor for spot, tensor in holding.others if spot.pieces[: len(where)] == where]
+    roots = [t.grad_fn for t in reversed(tensors) if t.grad_fn is not None]
     nodes, storages, ticks = 0, dict[int, int](), set[int]()
-    for tensor in holding.tensors:
+    for tensor in tensors:
         storages.update(storage(tensor))
     for node in graph_nodes(roots, most=_MOST_NODES):
         nodes += 1
@@ -205,19 +212,19 @@ def weigh(
     spot = holding.spots[-1]
     span = max(ticks) - min(ticks) + 1  # not their number: between looks a step may go unmarked
     return Retention(
-        where="".join(holding.where),
+        where="".join(where),
         name=spot.name,
         kind=spot.kind,
         holder=type(value).__name__,
         members=tuple(each.name for each in holding.spots) if holding.family else (),
-        tensors=len(holding.tensors),
-        elements=max(t.numel() for t in holding.tensors),
-        operations=tuple(node.name() for node in graph_nodes(roots[:1], most=2)),
+        tensors=len(tensors),
+        elements=max(t.numel() for t in tensors),
+        operations=tuple(node.name() for node in graph_nodes([n for n in [newest.grad_fn] if n], most=2)),
         steps=len(holding.steps),
         first_step=min(mark.step for mark in holding.steps.values()),
         nodes_per_step=nodes / span,
         bytes_per_step=(held + nodes * NODE_BYTES) / span,
-        exact=nodes < _MOST_NODES,
+        exact=nodes < _MOST_NODES and len(tensors) < LONGEST,
         bound=getattr(value, "maxlen", None),
         steps_left=steps_left,
         free_bytes=free.get(newest.device.type),
