@@ -2,15 +2,13 @@
 
 import io
 import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from lightning_diagnostics import Severity
+from tests.callback.screen import screen, shown
 from tests.callback.scripted import Other, Reader, Scripted, blind, close, diagnose, still
 from tests.helpers import LOGGER, fit, trainer
 from tests.patients import BATCHES, Student, loader
@@ -19,43 +17,9 @@ WARNING = "TST101 some-illness at model.a (since step 1): It is sick. Fix: mend 
 PREFIX = "lightning_diagnostics "
 
 
-@contextmanager
-def screen(*, bare: bool = True) -> Iterator[io.StringIO]:
-    """Both streams of a terminal in one, in a process whose logging nobody has set up (without ``bare``: as it is)."""
-    root, stream, streams = logging.getLogger(), io.StringIO(), (sys.stdout, sys.stderr)
-    before = (root.handlers[:], LOGGER.handlers[:], LOGGER.propagate, LOGGER.level)
-    if bare:
-        root.handlers, LOGGER.handlers, LOGGER.propagate = [], [], True
-        LOGGER.setLevel(logging.NOTSET)
-    sys.stdout = sys.stderr = stream
-    try:
-        yield stream
-    finally:
-        sys.stdout, sys.stderr = streams
-        root.handlers, LOGGER.handlers, LOGGER.propagate = before[0], before[1], before[2]
-        LOGGER.setLevel(before[3])
-
-
 def _ours(text: str) -> list[str]:
     """Our lines as a terminal shows them, without the prefix."""
     return [line.removeprefix(PREFIX) for line in shown(text) if line.startswith(PREFIX)]
-
-
-def shown(text: str) -> list[str]:
-    """The lines of a terminal that understands carriage returns and the way up, as tqdm uses them."""
-    lines, row, column = [""], 0, 0
-    for piece in text.replace("\x1b[A", "\x0b"):
-        if piece == "\n":
-            row, column = row + 1, 0
-            lines += [""] * (row + 1 - len(lines))
-        elif piece == "\r":
-            column = 0
-        elif piece == "\x0b":
-            row = max(0, row - 1)
-        else:
-            lines[row] = lines[row].ljust(column)[:column] + piece + lines[row][column + 1 :]
-            column += 1
-    return [line.rstrip() for line in lines]
 
 
 def _say(*callbacks: Any, module: Student | None = None, **settings: Any) -> list[str]:
@@ -170,6 +134,13 @@ def test_a_level_alone_is_kept_beside_our_handler() -> None:
         LOGGER.setLevel(logging.ERROR)
         fit(trainer(Scripted({2: [diagnose()], 3: [diagnose(Severity.ERROR)]})), Student())
     assert _ours(stream.getvalue()) == [f"ERROR: {WARNING}"]
+
+
+def test_a_root_logger_that_is_set_up_later_does_not_repeat_our_lines() -> None:
+    with screen() as stream:
+        module = Reader(lambda run: logging.basicConfig(stream=stream, format="USER %(message)s"))
+        fit(trainer(Scripted({2: [diagnose()]})), module)
+    assert stream.getvalue().count(WARNING) == 1
 
 
 # Progress bars.
