@@ -88,8 +88,8 @@ def findings_table(findings: Sequence[Finding]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-_MARKUP = re.compile(r"[\\`*<&|]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
-"""What markdown takes for markup. An underscore within a word is none, and stays, so that names can be searched for."""
+_MARKUP = re.compile(r"[\\`*<&|]|\](?=\()|(?<![^\W_])_")
+"""What markdown takes for markup. Of underscores only one before a word is, so that most names can be searched for."""
 
 
 def _escaped(text: str) -> str:
