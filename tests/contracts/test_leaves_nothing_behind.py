@@ -13,7 +13,18 @@ from lightning.pytorch import Callback
 
 from tests.contracts.cells import every_cell, outcomes
 from tests.contracts.planting import HOOKS, PlantedError, planted
-from tests.helpers import MEMBERS, Member, alive, every_kind, every_member, fit, heard, held, trainer
+from tests.helpers import (
+    MEMBERS,
+    Member,
+    alive,
+    every_kind,
+    every_member,
+    every_member_slowly,
+    fit,
+    heard,
+    held,
+    trainer,
+)
 from tests.patients import PATIENTS, ByHand, LossList, Student, loader
 
 every_way = pytest.mark.parametrize("kind", [Student, ByHand, LossList], ids=lambda kind: kind.__name__)
@@ -34,7 +45,7 @@ def _trainer(*callbacks: Callback, **settings: Any) -> Any:
 
 
 @every_cell
-@every_member
+@every_member_slowly
 def test_every_cell_of_the_matrix_leaves_no_hook_and_no_mode(member: Member, cell: Any) -> None:
     for patient in range(len(PATIENTS)):
         for outcome in outcomes(cell, patient, MEMBERS.index(member), sick=True):

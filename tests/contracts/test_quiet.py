@@ -4,7 +4,7 @@ import pytest
 
 from lightning_diagnostics import catalogue
 from tests.contracts.cells import Cell, Outcome, every_cell, outcomes
-from tests.helpers import MEMBERS, Member, every_member
+from tests.helpers import MEMBERS, Member, every_member_slowly
 from tests.patients import PATIENTS, Patient, of_room
 
 every_patient = pytest.mark.parametrize("patient", PATIENTS, ids=str)
@@ -16,7 +16,7 @@ def _loud(outcome: Outcome) -> list[tuple[str, str]]:
 
 @every_cell
 @every_patient
-@every_member
+@every_member_slowly
 def test_the_healthy_twin_is_not_accused(member: Member, patient: Patient, cell: Cell) -> None:
     for outcome in outcomes(cell, PATIENTS.index(patient), MEMBERS.index(member), sick=False):
         assert outcome.diagnosed == set()
@@ -25,7 +25,7 @@ def test_the_healthy_twin_is_not_accused(member: Member, patient: Patient, cell:
 
 @every_cell
 @every_patient
-@every_member
+@every_member_slowly
 def test_the_sick_one_is_diagnosed_by_its_own_room_in_every_process(
     member: Member, patient: Patient, cell: Cell
 ) -> None:
@@ -36,7 +36,7 @@ def test_the_sick_one_is_diagnosed_by_its_own_room_in_every_process(
 
 
 @every_cell
-@every_member
+@every_member_slowly
 def test_a_finding_is_said_once_and_by_rank_zero_only(member: Member, cell: Cell) -> None:
     for patient in of_room(member.room):
         first, *others = outcomes(cell, PATIENTS.index(patient), MEMBERS.index(member), sick=True)
