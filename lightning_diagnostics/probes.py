@@ -5,7 +5,7 @@ import itertools
 import os
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +20,17 @@ _ACCUMULATE_GRAD: type = type(
 )
 
 
-def graph_nodes(roots: list[Node], *, most: int) -> Iterator[Node]:
+def graph_nodes(roots: Iterable[Node | None], *, most: int, seen: set[Node] | None = None) -> Iterator[Node]:
     """The nodes of the autograd graph behind ``roots``, breadth first, leaves left out.
 
     Args:
-        roots: ``grad_fn`` of the tensors to start from.
+        roots: ``grad_fn`` of the tensors to start from; None, of a tensor without a graph, is passed over.
         most: How many nodes at the most.
+        seen: Nodes that are not to be visited again; takes up those that are.
     """
-    queue: deque[Node] = deque(roots)
-    seen: set[Node] = set(roots)
+    seen = set() if seen is None else seen
+    queue = deque(root for root in roots if root is not None and root not in seen)
+    seen.update(queue)
     while queue and most > 0:
         node = queue.popleft()
         if type(node) is _ACCUMULATE_GRAD:

@@ -111,6 +111,7 @@ class GraphLeakDetector(DiagnosticCallback):
         self._alive = 0  # old steps alive at the last check
         self._span = (-1, -1)  # the oldest and the newest of them
         self._quiet_steps, self._quiet_looks = 0, 0  # since they last grew
+        self._growth: dict[str, tuple[float, float]] = {}  # by attribute: nodes and bytes a step, when weighed whole
         self._pause = _FIRST_PAUSE
         self._next_search = 0
 
@@ -260,7 +261,7 @@ class GraphLeakDetector(DiagnosticCallback):
                 return
             found = [measure.unheld(old, steps_left=insides.batches_left(trainer))]
             del old
-        self._pause = max(_FIRST_PAUSE, self._alive)
+        self._pause = max(_FIRST_PAUSE, 3 * self._alive)  # what is known to be sick is weighed ever more rarely
         for retention in found:
             for rule in self.rules:
                 self.judge(trainer, rule, retention, step=step)
@@ -283,6 +284,11 @@ class GraphLeakDetector(DiagnosticCallback):
         resume, but it is the same finding.
         """
         where = self._places.setdefault(anchor, measured.where or anchor)
+        if measured.exact:
+            self._growth[anchor] = (measured.nodes_per_step, measured.bytes_per_step)
+        elif anchor in self._growth:  # it was weighed whole when it was smaller
+            nodes, size = self._growth[anchor]
+            measured = dataclasses.replace(measured, nodes_per_step=nodes, bytes_per_step=size, exact=True)
         first_step = measured.first_step
         if self._since is not None and first_step == self._first_step:
             first_step = min(first_step, self._since)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from lightning_diagnostics.diagnostics.graph_leak.holders import LONGEST, Kind, Spot, search
 from lightning_diagnostics.probes import GraphMark, GraphMarks, graph_nodes, saved_storages, storage
@@ -17,7 +18,8 @@ NODE_BYTES = 500
 Measured: an MLP's step retained 3,000 times grows the resident size by 530 bytes a node on CPU (torch 2.13).
 """
 
-_MOST_NODES = 20_000  # weighed at one place; beyond it the numbers are lower bounds and say so
+_MOST_NODES = 20_000  # searched for marks at one place
+_MOST_WEIGHED = 5_000  # and weighed there; the growth of a larger graph is that of its newest part
 _SHALLOW = 256  # nodes looked at to see whether a tensor hangs on an old step at all
 
 
@@ -177,7 +179,7 @@ def _families(small: Iterable[Holding]) -> list[Holding]:
 
 def _reached(tensors: Iterable[Tensor], marks: GraphMarks, *, before: int, most: int) -> Iterator[GraphMark]:
     """The marks of old steps on the graphs of ``tensors``, nearest first."""
-    for node in graph_nodes([t.grad_fn for t in tensors if t.grad_fn is not None], most=most):
+    for node in graph_nodes([t.grad_fn for t in tensors], most=most):
         mark = marks.of(node)
         if mark is not None and mark.tick < before and mark.backward:
             yield mark
@@ -198,19 +200,14 @@ def weigh(
     where, newest = holding.where, holding.tensors[-1]
     value = holding.visited.get(where, newest)
     tensors = holding.tensors + [tensor for spot, tensor in holding.others if spot.pieces[: len(where)] == where]
-    roots = [t.grad_fn for t in reversed(tensors) if t.grad_fn is not None]
-    nodes, storages, ticks = 0, dict[int, int](), set[int]()
-    for tensor in tensors:
-        storages.update(storage(tensor))
-    for node in graph_nodes(roots, most=_MOST_NODES):
-        nodes += 1
-        storages.update(saved_storages(node))
-        mark = marks.of(node)
-        if mark is not None:
-            ticks.add(mark.tick)  # young steps too: they weigh as much
-    held = sum(size for address, size in storages.items() if address not in own)
+    nodes, saved, ticks = _walked(tensors, marks)
+    held = {address: size for tensor in tensors for address, size in storage(tensor).items()}
+    walked = max(ticks) - min(ticks) + 1  # not their number: between looks a step may go unmarked
+    span = max(ticks | holding.steps.keys()) - min(holding.steps) + 1
+    graph = nodes * NODE_BYTES + sum(
+        size for address, size in saved.items() if address not in own and address not in held
+    )
     spot = holding.spots[-1]
-    span = max(ticks) - min(ticks) + 1  # not their number: between looks a step may go unmarked
     return Retention(
         where="".join(where),
         name=spot.name,
@@ -219,17 +216,32 @@ def weigh(
         members=tuple(each.name for each in holding.spots) if holding.family else (),
         tensors=len(tensors),
         elements=max(t.numel() for t in tensors),
-        operations=tuple(node.name() for node in graph_nodes([n for n in [newest.grad_fn] if n], most=2)),
+        operations=tuple(node.name() for node in graph_nodes([newest.grad_fn], most=2)),
         steps=len(holding.steps),
         first_step=min(mark.step for mark in holding.steps.values()),
-        nodes_per_step=nodes / span,
-        bytes_per_step=(held + nodes * NODE_BYTES) / span,
-        exact=nodes < _MOST_NODES and len(tensors) < LONGEST,
+        nodes_per_step=nodes / walked,
+        bytes_per_step=graph / walked + sum(size for address, size in held.items() if address not in own) / span,
+        exact=nodes < _MOST_WEIGHED and len(tensors) < LONGEST,
         bound=getattr(value, "maxlen", None),
         steps_left=steps_left,
         free_bytes=free.get(newest.device.type),
         custom=tuple(sorted({name for mark in holding.steps.values() for name in mark.custom})),
     )
+
+
+def _walked(tensors: list[Tensor], marks: GraphMarks) -> tuple[int, dict[int, int], set[int]]:
+    """Nodes of the graphs of ``tensors``, the newest first, what they still save, and the ticks of the steps met."""
+    nodes, saved, ticks, seen = 0, dict[int, int](), set[int](), set[Node]()
+    for tensor in reversed(tensors):
+        for node in graph_nodes([tensor.grad_fn], most=_MOST_WEIGHED - nodes, seen=seen):
+            nodes += 1
+            saved.update(saved_storages(node))
+            mark = marks.of(node)
+            if mark is not None:
+                ticks.add(mark.tick)  # young steps too: they weigh as much
+        if nodes >= _MOST_WEIGHED:
+            break
+    return nodes, saved, ticks
 
 
 def unheld(old: list[GraphMark], *, steps_left: float) -> Retention:
