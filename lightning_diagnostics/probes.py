@@ -67,7 +67,7 @@ class GraphMarks:
     the reference dies when the last marked node of that step is destroyed, whoever held it, Python or C++. One mark
     serves all nodes of a step.
 
-    Measured on torch 2.13: 0.6 µs a node.
+    Measured on torch 2.13: 0.6 µs a node in a tight loop, 1 to 3 µs between the operations of a training step.
     """
 
     _serial = itertools.count()

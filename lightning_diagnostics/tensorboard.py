@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 from lightning_diagnostics.findings import Finding, Severity
 
 FINDINGS_TAG = "diagnostics/findings"
-"""The tag of the findings table in TensorBoard's Text tab."""
+"""The tag of the findings in TensorBoard's Text tab."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ def text_writers(experiments: Iterable[object]) -> list[TextWriter]:
 
 
 def write_findings(writers: Sequence[TextWriter], findings: Sequence[Finding], *, step: int) -> None:
-    """Draw the findings table.
+    """Draw the findings.
 
-    TensorBoard keeps a sample of the records of a tag and always the last, so each record is the whole table.
+    TensorBoard keeps a sample of the records of a tag and always the last, so each record has all of them.
     """
     for writer in writers:
         writer.add_text(FINDINGS_TAG, findings_table(findings), step)
@@ -67,25 +67,44 @@ def write_findings(writers: Sequence[TextWriter], findings: Sequence[Finding], *
 
 
 def findings_table(findings: Sequence[Finding]) -> str:
-    """The findings as a markdown table, worst first and notes last."""
+    """The findings in markdown, in the order given but notes last: a table of two columns for each.
+
+    TensorBoard breaks words to fit a table into its page, so one with a column for each attribute cannot be read.
+    """
     if not findings:
         return "No findings."
+    notes_last = sorted(findings, key=_is_note)
+    parts = [_count(findings)] if len(findings) > 1 else []
+    return "\n\n".join([*parts, *map(_finding_table, notes_last)])
+
+
+def _finding_table(finding: Finding) -> str:
+    """What, where, when, and then words; on the left only words that are short enough never to be broken."""
+    severity = "note" if _is_note(finding) else str(finding.severity)
+    first, last = finding.first_step, finding.last_step
+    steps = f"step {first}" if first == last else f"steps {first} to {last}"
     rows = [
-        (
-            "note" if f.severity is Severity.INFO else str(f.severity),
-            f"{f.code} {f.name}",
-            f"<code>{_escaped(f.where)}</code>" if f.where else "the run",
-            str(f.first_step),
-            f"{f.last_step} ({f.status})",
-            _escaped(f.message),
-            _escaped(", ".join(f"{name} = {value}" for name, value in f.evidence.items())),
-            _escaped(f.remedy),
-        )
-        for f in findings
+        ("finding", f"{severity}: {finding.code} {finding.name}"),
+        ("---", "---"),
+        ("where", f"<code>{_escaped(finding.where)}</code>" if finding.where else "the run"),
+        ("when", f"{steps} ({finding.status})"),
+        ("what is wrong", _escaped(finding.message)),
+        ("what to do", _escaped(finding.remedy)),
+        ("how we know", _escaped(", ".join(f"{name} = {value}" for name, value in finding.evidence.items()))),
     ]
-    head = ("severity", "finding", "where", "since step", "last seen", "what is wrong", "how we know", "what to do")
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join(f"| {left} | {right} |" for left, right in rows)
+
+
+def _count(findings: Sequence[Finding]) -> str:
+    """How many findings and notes there are, as the summary in the terminal counts them."""
+    notes = sum(map(_is_note, findings))
+    accused = len(findings) - notes
+    count = f"{accused or 'no'} finding{'s' * (accused != 1)}"
+    return count + (f", {notes} note{'s' * (notes != 1)}" if notes else "")
+
+
+def _is_note(finding: Finding) -> bool:
+    return finding.severity is Severity.INFO
 
 
 _MARKUP = re.compile(r"[\\`*<&|]|\](?=\()|(?<![^\W_])_")

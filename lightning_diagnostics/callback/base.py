@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from lightning_diagnostics import tensorboard
 from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.callback.arguments import one_of
 from lightning_diagnostics.callback.run import Run
 from lightning_diagnostics.findings import (
     Diagnosis,
@@ -79,6 +80,7 @@ class DiagnosticCallback(Callback):
         self._joined = False
         self._off = False
         self._room_at_end: dict[str, Any] | None = None  # what a checkpoint saved after the run holds
+        self._made: set[tuple[str, str]] = set()  # findings of this process, not only carried into it
         self._acted: set[tuple[str, str]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -121,7 +123,7 @@ class DiagnosticCallback(Callback):
 
     @property
     def findings(self) -> list[Finding]:
-        """What this diagnostic has found: open before closed, worst first."""
+        """What this diagnostic has found, open before closed and worst first."""
         if self._run is None:
             return []
         own = {rule.code for rule in (*self.rules, self.blind_rule)}
@@ -143,13 +145,13 @@ class DiagnosticCallback(Callback):
     def still(self, finding: Finding, *, step: int) -> None:
         """An open finding still holds; nothing is known here of one that another rank has made."""
         assert self._run is not None
-        if self._is_own(finding):
+        if self._run.is_own(finding):
             self._run.journal.seen(finding, step=step)
 
     def close(self, finding: Finding, *, step: int) -> None:
         """A finding no longer holds; one that another rank has made is taken back by that rank alone."""
         assert self._run is not None
-        if self._is_own(finding):
+        if self._run.is_own(finding):
             self._run.show(*self._run.journal.close(finding), step=step)
 
     def draw(self, trainer: Trainer, measurement: object, *, step: int) -> None:
@@ -197,7 +199,7 @@ class DiagnosticCallback(Callback):
         """Take part in the run of this Trainer, which the first diagnostic to be set up makes."""
         self._off = False
         self._room_at_end = None
-        self._acted = set()
+        self._made, self._acted = set(), set()
         if self._run is None or not self._run.serves(trainer):
             if self._joined:  # nobody told us of that run's end: a callback before ours failed in its on_exception
                 self._detach()
@@ -240,6 +242,7 @@ class DiagnosticCallback(Callback):
     def _enter(self, trainer: Trainer, rule: Rule, diagnosis: Diagnosis, *, step: int) -> Finding:
         assert self._run is not None
         finding, change = self._run.journal.record(rule, diagnosis, step=step)
+        self._made.add(finding.key)
         self._run.show(finding, change, step=step)
         if insides.process_count(trainer) == 1:
             self._act(trainer, [finding])
@@ -247,33 +250,13 @@ class DiagnosticCallback(Callback):
 
     def _merge(self, trainer: Trainer) -> None:
         """Bring the findings of all ranks together. Collective: it runs whether this rank is switched off or not."""
-        if insides.process_count(trainer) == 1 or self._run is None:
+        if self._run is None or insides.process_count(trainer) == 1:
             return
-        everyone = [
-            [Finding.from_dict(plain) for plain in plains]
-            for plains in insides.gather(trainer, [finding.to_dict() for finding in self.findings])
-        ]
+        made = insides.gather(trainer, [finding.to_dict() for finding in self.findings if finding.key in self._made])
+        everyone = [[Finding.from_dict(plain) for plain in plains] for plains in made]
         for rank, theirs in enumerate(everyone):
-            self._safely(self._adopt, trainer, rank, theirs)
+            self._safely(self._run.adopt, theirs, rank)
         self._act(trainer, [finding for theirs in everyone for finding in theirs if finding.status == "open"])
-
-    def _adopt(self, trainer: Trainer, rank: int, theirs: list[Finding]) -> None:
-        """On rank zero, show what only another rank has seen."""
-        assert self._run is not None
-        if not trainer.is_global_zero or rank == trainer.global_rank:
-            return
-        known = {finding.key: finding for finding in self.findings}
-        for finding in theirs:
-            mine = known.get(finding.key)
-            if mine is None or _worse(mine, finding) or mine.evidence.get("rank") == rank:
-                seen = Finding.from_dict({**finding.to_dict(), "evidence": {**finding.evidence, "rank": rank}})
-                self._run.show(*self._run.journal.merge(seen), step=insides.epoch_end_step(trainer))
-
-    def _is_own(self, finding: Finding) -> bool:
-        """Whether no other rank of this run has made a finding (after a resume there may be fewer ranks)."""
-        trainer = self._run.trainer if self._run is not None else None
-        rank = finding.evidence.get("rank")
-        return trainer is None or rank == trainer.global_rank or rank not in range(trainer.world_size)
 
     def _act(self, trainer: Trainer, findings: list[Finding]) -> None:
         """Stop or raise, once for each finding, if the user asked for it."""
@@ -321,34 +304,6 @@ class DiagnosticCallback(Callback):
             self.note_blind(trainer, what, "Please report it with the traceback in the log.")
         except Exception:  # promise 2: it never kills the run
             logger.exception("%s could not enter that note either", name)
-
-
-def _worse(mine: Finding, theirs: Finding) -> bool:
-    """Whether another rank's finding of the same key is open where ours is closed, or else the more severe one."""
-    return (mine.status == "open", mine.severity) < (theirs.status == "open", theirs.severity)
-
-
-def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Check that an argument is one of the words allowed.
-
-    Raises:
-        ValueError: if it is not; the message quotes it and lists them.
-    """
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r}: allowed are {', '.join(repr(word) for word in allowed)}")
-
-
-def whole_number(name: str, value: object, *, low: int) -> None:
-    """Check that an argument is a whole number of at least ``low``.
-
-    Raises:
-        TypeError: if it is not a whole number.
-        ValueError: if it is too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}={value!r}: expected a whole number of {low} or more")
-    if value < low:
-        raise ValueError(f"{name}={value!r}: allowed is {low} or more")
 
 
 def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,19 +5,23 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 from lightning_diagnostics import tensorboard
 from lightning_diagnostics.callback import terminal
-from lightning_diagnostics.callback.trainer import experiments, run_folder
+from lightning_diagnostics.callback.trainer import epoch_end_step, experiments, run_folder
 from lightning_diagnostics.findings import Change, Finding, Journal, Severity
 
 logger = logging.getLogger("lightning_diagnostics")
 
 FINDINGS_FILE = "findings.jsonl"
 """The file in the run's folder; one event a line, of which the last one per code and place wins."""
+
+RANK = "global_rank"
+"""The evidence that names the rank which alone has seen a finding."""
 
 
 class Run:
@@ -84,6 +88,23 @@ class Run:
         self._write(finding, change.value)
         self._draw(step)
 
+    def adopt(self, theirs: list[Finding], rank: int) -> None:
+        """On rank zero, show what only another rank has seen."""
+        trainer = self.trainer
+        if trainer is None or not trainer.is_global_zero or rank == trainer.global_rank:
+            return
+        known = {finding.key: finding for finding in self.journal.findings}
+        for finding in theirs:
+            mine = known.get(finding.key)
+            if mine is None or _worse(mine, finding) or mine.evidence.get(RANK) == rank:
+                seen = replace(finding, evidence={**finding.evidence, RANK: rank})
+                self.show(*self.journal.merge(seen), step=epoch_end_step(trainer))
+
+    def is_own(self, finding: Finding) -> bool:
+        """Whether no other rank of this run has made a finding (after a resume there may be fewer ranks)."""
+        trainer, rank = self.trainer, finding.evidence.get(RANK)
+        return trainer is None or rank == trainer.global_rank or rank not in range(trainer.world_size)
+
     def draw(self, values: Mapping[str, float], *, step: int) -> None:
         """Send scalars to every logger; one that fails does not keep the others from them.
 
@@ -137,6 +158,11 @@ class Run:
         except Exception:  # promise 2: it never kills the run
             self._broken.add(name)
             logger.exception("%s cannot be written and is switched off; training goes on", name)
+
+
+def _worse(mine: Finding, theirs: Finding) -> bool:
+    """Whether another rank's finding of the same key is open where ours is closed, or else the more severe one."""
+    return (mine.status == "open", mine.severity) < (theirs.status == "open", theirs.severity)
 
 
 def _append(folder: str | None, text: str) -> None:

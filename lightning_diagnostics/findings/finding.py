@@ -63,7 +63,7 @@ class Finding:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes two findings the same one: code and place."""
+        """Code and place, which make two findings the same one."""
         return self.code, self.where or ""
 
     def line(self) -> str:

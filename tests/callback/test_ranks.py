@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_diagnostics import GraphLeakDetector
+from lightning_diagnostics import Finding, GraphLeakDetector, Severity
 from lightning_diagnostics.findings import FindingError
 from tests.helpers import fit, heard, trainer
 from tests.patients import Student
@@ -117,7 +117,7 @@ def test_what_only_rank_one_sees_is_shown_by_rank_zero_at_the_end_of_the_epoch(t
     zero, one = _fit(tmp_path, Detector(), LeakOn(rank1=ALWAYS))
     (finding,) = zero["findings"]
     assert (finding["code"], finding["where"], finding["first_step"]) == ("MEM101", "model.outs", 0)
-    assert finding["evidence"]["rank"] == 1
+    assert finding["evidence"]["global_rank"] == 1
     assert len(_said(zero)) == 1
     assert [line.split(" ")[1] for line in zero["log"]] == ["watching", "MEM101", "Run"]
     assert one["log"] == [], "the other rank has no terminal"
@@ -127,7 +127,7 @@ def test_what_only_rank_one_sees_is_shown_by_rank_zero_at_the_end_of_the_epoch(t
 
 def test_what_only_rank_zero_sees_names_no_rank_and_is_said_at_once(tmp_path: Path) -> None:
     zero, one = _fit(tmp_path, Detector(), LeakOn(rank0=ALWAYS))
-    assert "rank" not in zero["findings"][0]["evidence"]
+    assert "global_rank" not in zero["findings"][0]["evidence"]
     assert len(_said(zero)) == 1
     assert (one["findings"], one["log"]) == ([], [])
     assert _events(tmp_path) == ["opened", "ended"]
@@ -169,7 +169,7 @@ def test_rank_zero_goes_on_with_what_another_rank_sees_when_its_own_is_over(tmp_
     detector = Detector(limits=SOON, every_n_train_steps=1)
     zero, _ = _fit(tmp_path, detector, LeakOn(rank0=range(7), rank1=ALWAYS))
     assert _events(tmp_path) == ["opened", "closed", "reopened", "ended"]
-    assert zero["findings"][0]["evidence"]["rank"] == 1
+    assert zero["findings"][0]["evidence"]["global_rank"] == 1
     assert len(_said(zero)) == 1
 
 
@@ -178,3 +178,20 @@ def test_rank_zero_does_not_take_back_its_own_because_another_ranks_is_over(tmp_
     zero, _ = _fit(tmp_path, detector, LeakOn(rank0=ALWAYS, rank1=range(7)))
     assert zero["findings"][0]["status"] == "open"
     assert _events(tmp_path) == ["opened", "ended"]
+
+
+class Carried(Detector):
+    """Resumes with a finding that the program, mended meanwhile, does not make again."""
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        assert self._run is not None
+        old = Finding("MEM101", "retained-graph", Severity.WARNING, "model.outs", 0, 9, "It leaked.", "None needed.")
+        self._run.carry([old])
+
+
+def test_a_finding_that_is_only_carried_into_a_resumed_run_ends_it_on_no_rank(tmp_path: Path) -> None:
+    for told in _fit(tmp_path, Carried(on_finding="raise"), LeakOn()):
+        assert told["ending"] == "finished"
+        assert [finding["where"] for finding in told["findings"]] == ["model.outs"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,14 +40,14 @@ class GraphLeakDetector(DiagnosticCallback):
     ``self.running_loss += loss`` keeps the graph of every step. The detector puts a mark into the graph of each step
     and sees, from the lifetime of the graph's nodes and not from guesses about memory, which steps' graphs are still
     alive. When several are, it searches the module, the callbacks, the data module and the user's modules for the
-    holder and reports the path to it, the growth per step and the fix. A finding is made seven steps after the first
-    graph is kept, if what is kept hangs close to the loss; within as many looks otherwise.
+    holder and reports the path to it, the growth per step and the fix. A finding is made in the seventh step of a leak
+    if what is kept hangs close to the loss, else at the fifth look after it began.
 
-    What it costs: between looks the marking of four graph nodes and one check of a list a step (some 10 µs). At a
+    What it costs: between looks the marking of four graph nodes and one check of a list a step (some 30 µs). At a
     look (the first ten batches of an epoch, its last one, at least eight spread over it, and every
-    ``every_n_train_steps``) all nodes of the graph are marked, at 0.6 µs each, a small part of what computing them
-    costs. A search costs 1 to 50 ms and happens only when graphs are kept. No hook stays on the model; a step that
-    calls ``loss.backward()`` itself is watched through a global forward hook, at looks only.
+    ``every_n_train_steps``) all nodes of the graph are marked, at 1 to 3 µs each, a small part of what computing them
+    costs. A search costs 5 to 50 ms and happens only when graphs are kept, ever more rarely. No hook stays on the
+    model; a step that calls ``loss.backward()`` itself is watched through a global forward hook, at looks only.
 
     What is drawn, at looks: ``graph_leak/graphs_alive`` (steps), ``graph_leak/memory_in_use`` (MiB).
 
@@ -157,7 +158,7 @@ class GraphLeakDetector(DiagnosticCallback):
         self._look = batch_idx < LEADING_BATCHES or is_look(batch_idx, batches=length, every=self.every_n_train_steps)
         if self._look:
             self._draw_liveness(trainer, pl_module, step)
-            self._watch_outputs(pl_module)
+            self._watch_outputs(trainer, pl_module)
 
     @override
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -195,20 +196,23 @@ class GraphLeakDetector(DiagnosticCallback):
                 since=self._first_step,
             )
 
-    def _watch_outputs(self, pl_module: LightningModule) -> None:
+    def _watch_outputs(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mark the graphs behind the modules' outputs, in manual steps that may announce no backward pass."""
         announces = self._marks.marked and not self._unannounced
         if pl_module.automatic_optimization or announces or insides.is_compiled(pl_module):
             return
         self._remove_hook()
-        marks = self._marks
+        marks, running = self._marks, weakref.ref(trainer)
 
         def mark(module: torch.nn.Module, args: Any, output: Any) -> None:
-            if torch._C._current_graph_task_id() == -1:  # not in the recomputation of a checkpoint
+            trainer = running()
+            if trainer is None or not trainer.training:  # the run broke off and nobody told us
+                handle.remove()
+            elif torch._C._current_graph_task_id() == -1:  # not in the recomputation of a checkpoint
                 for tensor in _tensors(output):
                     marks.mark_output(tensor.grad_fn, most=_OUTPUT_NODES)
 
-        self._hook = torch.nn.modules.module.register_module_forward_hook(mark)
+        handle = self._hook = torch.nn.modules.module.register_module_forward_hook(mark)
 
     def _remove_hook(self) -> None:
         if self._hook is not None:

@@ -1,7 +1,7 @@
 """From marks and holders to plain numbers: which steps' graphs are alive, where they hang, and what they weigh."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -36,7 +36,7 @@ class Liveness:
         tag="graph_leak/graphs_alive",
         unit="steps",
         how="earlier training steps of which at least one marked autograd node is alive when the next step begins; "
-        "1 is usual (Lightning keeps the last step's output)",
+        "0 is usual, 1 where something still holds the last step's output",
     )
     memory_in_use: float | None = quantity(
         tag="graph_leak/memory_in_use",
@@ -58,7 +58,8 @@ class Retention:
         tensors: How many tensors with a graph are under it.
         elements: Elements of the largest of them.
         operations: The last operation of the newest of them and the one before it, by their nodes' names.
-        steps: Old steps it keeps alive.
+        steps: Old steps it keeps alive, as far as marks tell.
+        every_step: Whether they are all steps of their span; between looks a step may go unmarked.
         first_step: The oldest of them, on the axis of ``self.log``.
         nodes_per_step: Graph nodes it grows by.
         bytes_per_step: Bytes it grows by: its tensors, what nodes still save, and `NODE_BYTES` for each node.
@@ -78,6 +79,7 @@ class Retention:
     elements: int
     operations: tuple[str, ...]
     steps: int
+    every_step: bool
     first_step: int
     nodes_per_step: float
     bytes_per_step: float
@@ -218,6 +220,7 @@ def weigh(
         elements=max(t.numel() for t in tensors),
         operations=tuple(node.name() for node in graph_nodes([newest.grad_fn], most=2)),
         steps=len(holding.steps),
+        every_step=_gapless(holding.steps),
         first_step=min(mark.step for mark in holding.steps.values()),
         nodes_per_step=nodes / walked,
         bytes_per_step=graph / walked + sum(size for address, size in held.items() if address not in own) / span,
@@ -256,6 +259,7 @@ def unheld(old: list[GraphMark], *, steps_left: float) -> Retention:
         elements=0,
         operations=(),
         steps=len(old),
+        every_step=_gapless([mark.tick for mark in old]),
         first_step=min(mark.step for mark in old),
         nodes_per_step=float("nan"),
         bytes_per_step=float("nan"),
@@ -265,6 +269,10 @@ def unheld(old: list[GraphMark], *, steps_left: float) -> Retention:
         free_bytes=None,
         custom=tuple(sorted({name for mark in old for name in mark.custom})),
     )
+
+
+def _gapless(ticks: Collection[int]) -> bool:
+    return len(ticks) == max(ticks) - min(ticks) + 1
 
 
 def own_storages(module: torch.nn.Module) -> dict[int, int]:

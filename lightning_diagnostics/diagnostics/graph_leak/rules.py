@@ -174,7 +174,7 @@ def _projected_share(measured: "Retention", limits: Limits) -> float | None:
 
 
 def _message(measured: "Retention", share: float | None) -> str:
-    graphs = f"the autograd graphs of {measured.steps} earlier steps"
+    graphs = f"the autograd graphs of {'' if measured.every_step else 'at least '}{measured.steps} earlier steps"
     if measured.where is None:
         return f"T{graphs[1:]} are alive, and no attribute or variable that was searched leads to them."
     least = "" if measured.exact else "at least "

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 from torch.nn import functional
 
@@ -103,3 +103,20 @@ def test_a_run_too_short_for_a_verdict_says_so(caplog: pytest.LogCaptureFixture)
         trainer(detector, max_epochs=1, limit_train_batches=4).fit(sick.RunningLoss(), sick.batches())
     assert detector.findings == []
     assert "Too early to say: graphs of 3 earlier steps were alive at the end, a verdict needs 5." in caplog.text
+
+
+def test_the_hook_of_a_run_that_broke_off_untold_removes_itself() -> None:
+    class BreaksOff(sick.RawBackward):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            super().training_step(batch, batch_idx)
+            raise RuntimeError("in the step")
+
+    class FailsToo(Callback):
+        def on_exception(self, *args: Any) -> None:
+            raise RuntimeError("and on telling of it")
+
+    module = BreaksOff()
+    with pytest.raises(RuntimeError, match="and on telling of it"):
+        trainer(FailsToo(), GraphLeakDetector(strict=True), max_epochs=1).fit(module, sick.batches())
+    module.net(torch.ones(1, 8))
+    assert not torch.nn.modules.module._global_forward_hooks

@@ -19,6 +19,7 @@ ONE_LOSS = Retention(
     elements=1,
     operations=("AddBackward0", "AddBackward0"),
     steps=7,
+    every_step=True,
     first_step=3,
     nodes_per_step=12.2,
     bytes_per_step=6100.0,
@@ -151,3 +152,5 @@ def test_attributes_of_a_family_are_named() -> None:
 
 def test_a_lower_bound_says_so() -> None:
     assert "alive: at least 12 graph nodes" in diagnosis(dataclasses.replace(ONE_LOSS, exact=False)).message
+    between_looks = dataclasses.replace(ONE_LOSS, every_step=False)
+    assert "the autograd graphs of at least 7 earlier steps alive" in diagnosis(between_looks).message
