@@ -206,7 +206,7 @@ class GraphLeakDetector(DiagnosticCallback):
 
         def mark(module: torch.nn.Module, args: Any, output: Any) -> None:
             trainer = running()
-            if trainer is None or not trainer.training:  # the run broke off and nobody told us
+            if trainer is None or trainer.interrupted or not trainer.training:  # it broke off, and nobody told us
                 handle.remove()
             elif torch._C._current_graph_task_id() == -1:  # not in the recomputation of a checkpoint
                 for tensor in _tensors(output):
