@@ -23,7 +23,7 @@ with warnings.catch_warnings():
 
 TAG = "diagnostics/findings/text_summary"
 TOLD = 6  # the step at which a graph kept since step 0 is told of
-HEADS = ["severity", "finding", "where", "since step", "last seen", "what is wrong", "how we know", "what to do"]
+ROWS = ["finding", "where", "when", "what is wrong", "what to do", "how we know"]
 
 
 def _finding(text: str = "text", **more: Any) -> Finding:
@@ -32,11 +32,29 @@ def _finding(text: str = "text", **more: Any) -> Finding:
     return Finding(code="TST101", name="some-illness", **{**words, **more})
 
 
-def _cells(table: str) -> list[list[str]]:
-    """The rows of a markdown table as a reader of TensorBoard sees them."""
-    page = plugin_util.markdown_to_safe_html(table)
-    rows = re.findall(r"<tr>(.*?)</tr>", page, flags=re.DOTALL)
-    return [[_seen(cell) for cell in re.findall(r"<t[hd]>(.*?)</t[hd]>", row, flags=re.DOTALL)] for row in rows]
+def _shown(markdown: str) -> tuple[str, list[list[str]]]:
+    """What a reader of TensorBoard sees: the text before the tables, and the right column of the table of each finding.
+
+    That the left column is as it should be, and that nothing stands between and after the tables, is checked here.
+    """
+    before, *tables = plugin_util.markdown_to_safe_html(markdown).split("<table>")
+    return re.sub("</?p>", "", before).strip(), [_right_column(table) for table in tables]
+
+
+def _right_column(table: str) -> list[str]:
+    inside, after = table.split("</table>")
+    rows = [
+        re.findall(r"<t[hd]>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", inside, re.DOTALL)
+    ]
+    assert after.strip() == ""
+    assert [left for left, _ in rows] == ROWS
+    return [_seen(right) for _, right in rows]
+
+
+def _column(*findings: Finding, row: str) -> list[str]:
+    """One row's words for each of the findings."""
+    _, tables = _shown(tensorboard.findings_table(findings))
+    return [table[ROWS.index(row)] for table in tables]
 
 
 def _seen(cell: str) -> str:
@@ -49,11 +67,11 @@ def _events(folder: str) -> EventAccumulator:
 
 
 def _tables(folder: str) -> list[tuple[int, list[list[str]]]]:
-    """Step and rows of every findings table in the event file."""
+    """Step and tables of every record of the findings in the event file."""
     events = _events(folder)
     if TAG not in events.Tags()["tensors"]:
         return []
-    return [(e.step, _cells(e.tensor_proto.string_val[0].decode())) for e in events.Tensors(TAG)]
+    return [(e.step, _shown(e.tensor_proto.string_val[0].decode())[1]) for e in events.Tensors(TAG)]
 
 
 # The table.
@@ -69,29 +87,45 @@ def _tables(folder: str) -> list[tuple[int, list[list[str]]]]:
     ],
 )
 def test_a_finding_is_shown_letter_for_letter(text: str) -> None:
-    heads, row = _cells(tensorboard.findings_table([_finding(text)]))
-    assert heads == HEADS
-    assert row == ["WARNING", "TST101 some-illness", text, "3", "9 (open)", text, f"holder = {text}", text]
+    seen = ["WARNING: TST101 some-illness", text, "steps 3 to 9 (open)", text, text, f"holder = {text}"]
+    assert _shown(tensorboard.findings_table([_finding(text)])) == ("", [seen])
+    assert _shown(tensorboard.findings_table([_finding(text), _finding(text)])) == ("2 findings", [seen, seen])
 
 
 @pytest.mark.parametrize("break_", ["\n", "\r\n", "\r", "\n\n", "\n| --- |\n", "\v", "\u2028"])
 def test_a_line_break_does_not_break_a_row(break_: str) -> None:
-    heads, row = _cells(tensorboard.findings_table([_finding(f"one{break_}two")]))
-    assert heads == HEADS
-    assert row[5] == " ".join(f"one{break_}two".split())
+    assert _column(_finding(f"one{break_}two"), row="what is wrong") == [" ".join(f"one{break_}two".split())]
 
 
 def test_names_with_underscores_can_be_searched_for_in_the_raw_text() -> None:
     assert "model.running_loss" in tensorboard.findings_table([_finding("model.running_loss")])
 
 
-def test_every_finding_is_a_row_in_the_order_given_and_a_note_is_called_one() -> None:
+def test_every_finding_is_a_table_in_the_order_given_and_a_note_is_called_one_and_comes_last() -> None:
     closed = _finding(where=None, status="closed", severity=Severity.ERROR, evidence={})
-    rows = _cells(tensorboard.findings_table([_finding(), closed, _finding(severity=Severity.INFO)]))[1:]
-    assert [row[0] for row in rows] == ["WARNING", "ERROR", "note"]
-    assert rows[1][2:5] == ["the run", "3", "9 (closed)"]
-    assert rows[1][6] == ""
-    assert _cells(tensorboard.findings_table([_finding(evidence={"a": 1, "b": None})]))[1][6] == "a = 1, b = None"
+    note = _finding(severity=Severity.INFO)
+    count, (first, second, last) = _shown(tensorboard.findings_table([note, _finding(), closed]))
+    assert count == "2 findings, 1 note"
+    assert [table[0].split(":")[0] for table in (first, second, last)] == ["WARNING", "ERROR", "note"]
+    assert second[1:3] == ["the run", "steps 3 to 9 (closed)"]
+    assert second[5] == ""
+
+
+def test_evidence_of_any_kind_and_a_single_step_are_told_in_words() -> None:
+    assert _column(_finding(evidence={"a": 1, "b": None}), row="how we know") == ["a = 1, b = None"]
+    assert _column(_finding(last_step=3), row="when") == ["step 3 (open)"]
+
+
+@pytest.mark.parametrize(
+    ("findings", "notes", "count"),
+    [
+        *((1, 0, ""), (0, 1, ""), (2, 0, "2 findings"), (1, 1, "1 finding, 1 note")),
+        *((3, 1, "3 findings, 1 note"), (1, 2, "1 finding, 2 notes"), (0, 2, "no findings, 2 notes")),
+    ],
+)
+def test_more_than_one_finding_is_counted(findings: int, notes: int, count: str) -> None:
+    every = [_finding()] * findings + [_finding(severity=Severity.INFO)] * notes
+    assert _shown(tensorboard.findings_table(every))[0] == count
 
 
 def test_without_findings_the_table_says_so() -> None:
@@ -104,9 +138,9 @@ def test_the_last_record_is_the_whole_table_and_is_on_the_disk_at_once(tmp_path:
         for step in range(12):  # more than TensorBoard samples of a text
             findings.append(_finding(f"place {step}"))
             tensorboard.write_findings([writer], findings, step=step)
-            step_read, rows = _tables(str(tmp_path))[-1]
+            step_read, tables = _tables(str(tmp_path))[-1]
             assert step_read == step
-            assert [row[2] for row in rows[1:]] == [f"place {index}" for index in range(step + 1)]
+            assert [table[1] for table in tables] == [f"place {index}" for index in range(step + 1)]
 
 
 def test_only_experiments_that_are_summary_writers_are_written_to(tmp_path: Path) -> None:
@@ -162,19 +196,20 @@ def test_the_table_is_right_while_the_run_goes_on(logger: TensorBoardLogger) -> 
     module.read = []
     fit(trainer(detector, logger=logger, max_epochs=1), module)
     assert [bool(tables) for tables in module.read] == [step >= TOLD for step in range(BATCHES)]
-    step, (heads, row) = module.read[-1][-1]
-    assert (step, heads) == (TOLD, HEADS)
-    assert row[:4] == ["WARNING", "MEM101 retained-graph", "model.running_loss", "0"]
-    assert row[7] == detector.findings[0].remedy
+    step, (table,) = module.read[-1][-1]
+    assert step == TOLD
+    assert table[:2] == ["WARNING: MEM101 retained-graph", "model.running_loss"]
+    assert table[2].startswith("steps 0 to ")
+    assert table[4] == detector.findings[0].remedy
 
 
 def test_the_last_table_of_a_run_is_that_of_its_findings_at_the_end(logger: TensorBoardLogger) -> None:
     detector = GraphLeakDetector(strict=True)
     run = fit(trainer(detector, logger=logger), LossList(sick=True))
-    step, rows = _tables(logger.log_dir)[-1]
+    step, tables = _tables(logger.log_dir)[-1]
     assert step == run.global_step - 1
-    assert rows == _cells(tensorboard.findings_table(detector.findings))
-    assert rows[1][4] == f"{detector.findings[0].last_step} (open)"
+    assert tables == _shown(tensorboard.findings_table(detector.findings))[1]
+    assert tables[0][2] == f"steps 0 to {detector.findings[0].last_step} (open)"
 
 
 def test_a_healthy_run_has_our_curves_and_no_table(logger: TensorBoardLogger) -> None:
@@ -197,4 +232,4 @@ def test_every_logger_gets_the_curves_and_every_writer_of_event_files_the_table(
     assert "graph_leak/graphs_alive" in (Path(table.log_dir) / "metrics.csv").read_text().splitlines()[0].split(",")
     for board in boards:
         assert "graph_leak/graphs_alive" in _events(board.log_dir).Tags()["scalars"]
-        assert _tables(board.log_dir)[-1][1][1][2] == "model.running_loss"
+        assert _tables(board.log_dir)[-1][1][0][1] == "model.running_loss"
