@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_diagnostics import GraphLeakDetector, Severity
-from tests.diagnostics.graph_leak import healthy, sick
+from tests.diagnostics.graph_leak import healthy, networks, sick
 from tests.helpers import trainer
 
 pytestmark = pytest.mark.filterwarnings(
@@ -19,8 +19,19 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.mark.parametrize("make", healthy.HEALTHY, ids=lambda cls: cls.__name__)
-def test_a_healthy_program_is_left_in_peace_for_500_steps(make: type[LightningModule]) -> None:
+PROGRAMS = (*healthy.HEALTHY, *networks.NETWORKS)
+SEEDS = (0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow))
+
+
+def test_the_sweep_is_as_wide_as_a_rule_needs_that_is_no_preview() -> None:
+    assert len(set(PROGRAMS)) >= 30
+    assert len(SEEDS) >= 3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("make", PROGRAMS, ids=lambda cls: cls.__name__)
+def test_a_healthy_program_is_left_in_peace_for_500_steps(make: type[LightningModule], seed: int) -> None:
+    torch.manual_seed(seed)
     detector = GraphLeakDetector(strict=True)
     trainer(detector, max_epochs=50).fit(make(), sick.batches())
     assert detector.findings == []
