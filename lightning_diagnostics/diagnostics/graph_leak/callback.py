@@ -176,6 +176,12 @@ class GraphLeakDetector(DiagnosticCallback):
         self._end_of_step(trainer, pl_module)
         self._check(trainer, pl_module, now=self._tick + 1, step=insides.epoch_end_step(trainer))
 
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._open_findings() and self._alive >= self._limits.steps:  # the numbers as they are at the end
+            before = self._tick + 2 - self.min_age
+            self._search(trainer, pl_module, before=before, step=insides.epoch_end_step(trainer))
+
     # Steps that call backward themselves.
 
     def _end_of_step(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Healthy networks of many kinds, each with the habits of its kind: states, queues, teachers, inner loops, penalties."""
+"""Healthy networks of many kinds, each with the habits of its kind: states, queues, teachers, inner loops."""
 
 import copy
 from typing import Any
