@@ -239,7 +239,7 @@ class GraphLeakDetector(DiagnosticCallback):
                 del old  # a mark lives as long as somebody holds it: the search must count the graphs, not us
                 self._search(trainer, pl_module, before=before, step=step)
                 self._next_search = now + self._pause
-        elif self._quiet_steps >= self._limits.closes_after and self._quiet_looks >= _QUIET_LOOKS:
+        elif self._quiet_steps % self._limits.closes_after == 0 and self._quiet_looks >= _QUIET_LOOKS:
             for finding in self._open_findings():
                 self.close(finding, step=step)
 
