@@ -15,9 +15,11 @@ from torch.autograd.graph import Node
 
 # A leaf's AccumulateGrad node lives as long as the leaf wherever something (a DDP reducer, say) holds on to it, so its
 # lifetime says nothing about the graph of a step.
-_ACCUMULATE_GRAD: type = type(
-    torch.zeros(1, requires_grad=True).view(1).grad_fn.next_functions[0][0]  # pyright: ignore[reportOptionalMemberAccess]  # a view of a leaf has a grad_fn
-)
+with torch.enable_grad():  # whoever imports this may have switched gradients off
+    _leaf = torch.zeros(1, requires_grad=True, device="cpu")
+    _ACCUMULATE_GRAD: type = type(
+        _leaf.view(1).grad_fn.next_functions[0][0]  # pyright: ignore[reportOptionalMemberAccess]  # a view of a leaf has a grad_fn
+    )
 
 
 def graph_nodes(roots: Iterable[Node | None], *, most: int, seen: set[Node] | None = None) -> Iterator[Node]:
@@ -50,14 +52,21 @@ class GraphMark:
     Attributes:
         tick: Training batch it was made in, counted in this process.
         step: The same on the axis of Lightning's ``self.log``.
-        backward: Whether a backward pass went through the graph; until then it is kept for one.
+        backward: Tick of the last backward pass that went through the graph; None until there was one, for which the
+            graph is being kept.
+        stands_for: How many steps the mark stands for in the list of those alive, once that was thinned out.
         custom: Names of the custom ``torch.autograd.Function`` nodes that were met.
     """
 
     tick: int
     step: int
-    backward: bool = False
+    backward: int | None = None
+    stands_for: int = 1
     custom: tuple[str, ...] = ()
+
+    def outlived(self, before: int) -> bool:
+        """Whether the last backward pass through the graph was before tick ``before``."""
+        return self.backward is not None and self.backward < before
 
 
 class GraphMarks:
@@ -72,7 +81,7 @@ class GraphMarks:
 
     _serial = itertools.count()
 
-    def __init__(self, *, capacity: int = 512) -> None:
+    def __init__(self, *, capacity: int = 128) -> None:
         self._key = f"lightning_diagnostics.mark.{next(self._serial)}"
         self._capacity = capacity
         self._entries: list[tuple[int, weakref.ref[GraphMark]]] = []
@@ -94,8 +103,14 @@ class GraphMarks:
         if root is None or mark is None:
             return
 
+        if self.of(root) is not None:  # seen in this step, or kept from an earlier one
+            return
+        known = weakref.ref(mark)
+
         def went_through(grads: object) -> None:
-            mark.backward = True
+            mark = known()  # held by the nodes alone: a hook that held it would keep the step alive by itself
+            if mark is not None and self._current is not None:
+                mark.backward = self._current.tick
 
         root.register_prehook(went_through)
         self._mark(root, mark, most)
@@ -104,7 +119,7 @@ class GraphMarks:
         """Mark a graph of the current step that a backward pass is about to go through."""
         mark = self._current
         if root is not None and mark is not None:
-            mark.backward = True
+            mark.backward = mark.tick
             self._mark(root, mark, most)
 
     def _mark(self, root: Node, mark: GraphMark, most: int) -> None:
@@ -119,8 +134,8 @@ class GraphMarks:
                 continue
             own[key] = mark
             self.marked += 1
-            if _is_custom(kind) and node.name() not in mark.custom:
-                mark.custom = (*mark.custom, node.name())
+            if _is_custom(kind) and kind.__name__ not in mark.custom:
+                mark.custom = (*mark.custom, kind.__name__)
             if self.marked - before >= most:
                 break
             queue += [child for child, _ in node.next_functions if child is not None]
@@ -128,16 +143,26 @@ class GraphMarks:
             self._entries.append((mark.tick, weakref.ref(mark)))
 
     def alive(self, *, before: int) -> list[GraphMark]:
-        """The marks of the steps before tick ``before`` whose graph lives after its backward pass, oldest first.
+        """The marks of the steps whose graph lives although its last backward pass was before tick ``before``.
 
-        With more than ``capacity`` of them every second one is forgotten (never the oldest), so that watching a leak
-        does not become one: from then on the list is a lower bound.
+        The oldest comes first.
+
+        With more than ``capacity`` of them every second one is forgotten (never the oldest or the newest), so that
+        watching a leak does not become one: its neighbour then stands for it.
         """
         self._entries = [entry for entry in self._entries if entry[1]() is not None]
         if len(self._entries) > self._capacity:
-            self._entries = self._entries[::2]
+            self._thin_out()
         marks = (ref() for tick, ref in self._entries if tick < before)
-        return [mark for mark in marks if mark is not None and mark.backward]
+        return [mark for mark in marks if mark is not None and mark.outlived(before)]
+
+    def _thin_out(self) -> None:
+        kept = self._entries[:-1:2]
+        for (_, stays), (_, goes) in zip(kept, self._entries[1:-1:2], strict=False):
+            mark, dropped = stays(), goes()
+            if mark is not None and dropped is not None:
+                mark.stands_for += dropped.stands_for
+        self._entries = [*kept, self._entries[-1]]
 
     def of(self, node: Node) -> GraphMark | None:
         """The mark on a node, if it carries one of ours."""
@@ -161,6 +186,9 @@ def saved_storages(node: Node) -> dict[int, int]:
     forward there, off-loading moves data), so tensors packed by a hook are left out.
     """
     found: dict[int, int] = {}
+    if _is_custom(type(node)):  # what its author stored on ctx without save_for_backward
+        for value in vars(node).values():
+            found |= storage(value) if isinstance(value, Tensor) else {}
     for name in _saved_names(type(node)):
         try:
             raw: Any = getattr(node, name)
@@ -189,13 +217,21 @@ def _unhooked(saved: Any) -> dict[int, int]:
     return storage(data) if isinstance(data, Tensor) else {}
 
 
+def grad_fn(tensor: Tensor) -> Node | None:
+    """The node that made a tensor; None for a leaf, and for a view that torch will not say it of any more."""
+    try:
+        return tensor.grad_fn
+    except RuntimeError:
+        return None
+
+
 def storage(tensor: Tensor) -> dict[int, int]:
     """A tensor's storage address and its bytes; empty for tensors without storage (meta, wrapper subclasses)."""
     try:
         store = tensor.untyped_storage()
         address, size = store.data_ptr(), store.nbytes()  # a meta tensor has a size and no address
         return {address: size} if address and size else {}
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError, ValueError):  # ValueError: a lazy parameter that was never called
         return {}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, cast
 
-from lightning_diagnostics.findings import Finding, Severity
+from lightning_diagnostics.findings import Finding, Severity, count
 
 FINDINGS_TAG = "diagnostics/findings"
 """The tag of the findings in TensorBoard's Text tab."""
@@ -73,18 +73,17 @@ def findings_table(findings: Sequence[Finding]) -> str:
     """
     if not findings:
         return "No findings."
-    notes_last = sorted(findings, key=_is_note)
-    parts = [_count(findings)] if len(findings) > 1 else []
+    notes_last = sorted(findings, key=lambda finding: finding.severity is Severity.INFO)
+    parts = [count(findings)] if len(findings) > 1 else []
     return "\n\n".join([*parts, *map(_finding_table, notes_last)])
 
 
 def _finding_table(finding: Finding) -> str:
     """What, where, when, and then words; on the left only words that are short enough never to be broken."""
-    severity = "note" if _is_note(finding) else str(finding.severity)
     first, last = finding.first_step, finding.last_step
     steps = f"step {first}" if first == last else f"steps {first} to {last}"
     rows = [
-        ("finding", f"{severity}: {finding.code} {finding.name}"),
+        ("finding", f"{finding.label}: {finding.code} {finding.name}"),
         ("---", "---"),
         ("where", f"<code>{_escaped(finding.where)}</code>" if finding.where else "the run"),
         ("when", f"{steps} ({finding.status})"),
@@ -93,18 +92,6 @@ def _finding_table(finding: Finding) -> str:
         ("how we know", _escaped(", ".join(f"{name} = {value}" for name, value in finding.evidence.items()))),
     ]
     return "\n".join(f"| {left} | {right} |" for left, right in rows)
-
-
-def _count(findings: Sequence[Finding]) -> str:
-    """How many findings and notes there are, as the summary in the terminal counts them."""
-    notes = sum(map(_is_note, findings))
-    accused = len(findings) - notes
-    count = f"{accused or 'no'} finding{'s' * (accused != 1)}"
-    return count + (f", {notes} note{'s' * (notes != 1)}" if notes else "")
-
-
-def _is_note(finding: Finding) -> bool:
-    return finding.severity is Severity.INFO
 
 
 _MARKUP = re.compile(r"[\\`*<&|]|\](?=\()|(?<![^\W_])_")

@@ -1,6 +1,7 @@
 """Settings of the whole test run."""
 
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -23,3 +24,11 @@ def _global_hooks() -> Iterator[None]:
     yield
     torch.nn.modules.module._global_forward_hooks.clear()
     torch.nn.modules.module._global_forward_pre_hooks.clear()
+
+
+@pytest.fixture(autouse=True)
+def _compiled_nothing() -> None:
+    """What an earlier test had compiled is not taken for this test's."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is not None:
+        dynamo.counters.clear()

@@ -1,12 +1,12 @@
 """The base of every diagnostic: common arguments, the life of a run, and the promise that no fault of ours ends it."""
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from lightning_diagnostics import tensorboard
@@ -83,10 +83,6 @@ class DiagnosticCallback(Callback):
         self._made: set[tuple[str, str]] = set()  # findings of this process, not only carried into it
         self._acted: set[tuple[str, str]] = set()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the hooks of a running step: they are the original's, and a copy must not carry or remove them."""
-        return {name: None if isinstance(value, RemovableHandle) else value for name, value in vars(self).items()}
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name, hook in list(vars(cls).items()):
@@ -104,6 +100,9 @@ class DiagnosticCallback(Callback):
     def watching(self, trainer: Trainer, pl_module: LightningModule) -> str:
         """What is watched and what cannot be seen, for the line at the start."""
         raise NotImplementedError
+
+    def forget(self) -> None:
+        """Another run begins: forget what was kept for a resume of the last one."""
 
     def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The training epoch ends, on every rank, before the module's own hook."""
@@ -130,7 +129,9 @@ class DiagnosticCallback(Callback):
         return [finding for finding in self._run.journal.findings if finding.code in own]
 
     def judge(self, trainer: Trainer, rule: Rule, measured: object, *, step: int) -> Finding | TooEarly | None:
-        """Put a measurement before a rule, enter what it says, and act on it."""
+        """Put a measurement before a rule, enter what it says, and act on it; a preview is not asked."""
+        if rule.preview:
+            return None
         verdict = rule.check(measured, self._limits)
         if not isinstance(verdict, Diagnosis):
             return verdict
@@ -171,7 +172,7 @@ class DiagnosticCallback(Callback):
         self._safely(self.attach, trainer, pl_module)
         if self._run is not None:
             text = self._safely(self.watching, trainer, pl_module) or f"{type(self).__name__}: switched off"
-            self._run.announce(text, step=insides.log_step(trainer))
+            self._always(self._run.announce, text, insides.log_step(trainer))
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -202,10 +203,11 @@ class DiagnosticCallback(Callback):
         self._made, self._acted = set(), set()
         if self._run is None or not self._run.serves(trainer):
             if self._joined:  # nobody told us of that run's end: a callback before ours failed in its on_exception
-                self._detach()
+                self._always(self.detach)
                 self._joined = False
             peers = (c._run for c in trainer.callbacks if isinstance(c, DiagnosticCallback))  # pyright: ignore[reportAttributeAccessIssue]  # Lightning types callbacks by a mixin
             self._run = next((run for run in peers if run is not None and run.serves(trainer)), None) or Run(trainer)
+            self.forget()
         if not self._joined:
             self._run.join(self.state_key)
             self._joined = True
@@ -224,18 +226,9 @@ class DiagnosticCallback(Callback):
         self._joined = False
         undecided = [] if self._off else self._safely(self.undecided) or []
         self._room_at_end = self._safely(self.room_state) or {}
-        self._detach()
+        self._always(self.detach)
         if self._run is not None:
-            step = insides.epoch_end_step(trainer)
-            self._run.leave(self.state_key, step=step, undecided=undecided, ending=ending)
-
-    def _detach(self) -> None:
-        try:
-            self.detach()
-        except Exception as fault:  # promise 2: it never kills the run
-            if self.strict:
-                raise
-            self._report("detach", fault)
+            self._always(self._run.leave, self.state_key, insides.epoch_end_step(trainer), undecided, ending)
 
     # Findings.
 
@@ -255,7 +248,7 @@ class DiagnosticCallback(Callback):
         made = insides.gather(trainer, [finding.to_dict() for finding in self.findings if finding.key in self._made])
         everyone = [[Finding.from_dict(plain) for plain in plains] for plains in made]
         for rank, theirs in enumerate(everyone):
-            self._safely(self._run.adopt, theirs, rank)
+            self._always(self._run.adopt, theirs, rank)
         self._act(trainer, [finding for theirs in everyone for finding in theirs if finding.status == "open"])
 
     def _act(self, trainer: Trainer, findings: list[Finding]) -> None:
@@ -284,18 +277,28 @@ class DiagnosticCallback(Callback):
             self._switch_off(act.__name__, fault)
             return None
 
+    def _always(self, act: Callable[..., Any], *args: Any) -> None:
+        """Call what has to be done whether this diagnostic is switched off or not; no fault in it reaches the run."""
+        try:
+            act(*args)
+        except Exception as fault:  # promise 2: it never kills the run
+            if self.strict:
+                raise
+            self._report(act.__name__, fault)
+
     def _switch_off(self, place: str, fault: Exception) -> None:
         """Report a fault of our own once and fall silent; under ``strict`` raise it instead."""
         if self.strict:
             raise fault
         self._off = True
         self._report(place, fault)
-        self._detach()
+        self._always(self.detach)
 
     def _report(self, place: str, fault: Exception) -> None:
         """Put a fault of our own into the log, with its traceback, and into the findings, as a note."""
         name = type(self).__name__
-        logger.error("%s failed in %s and is switched off; training goes on", name, place, exc_info=fault)
+        with contextlib.suppress(Exception):  # a handler of the user's may raise
+            logger.error("%s failed in %s and is switched off; training goes on", name, place, exc_info=fault)
         trainer = self._run.trainer if self._run is not None else None
         if trainer is None:
             return
@@ -303,7 +306,8 @@ class DiagnosticCallback(Callback):
             what = f"{name} failed ({type(fault).__name__}: {fault}) and has seen nothing since."
             self.note_blind(trainer, what, "Please report it with the traceback in the log.")
         except Exception:  # promise 2: it never kills the run
-            logger.exception("%s could not enter that note either", name)
+            with contextlib.suppress(Exception):
+                logger.exception("%s could not enter that note either", name)
 
 
 def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:

@@ -65,7 +65,7 @@ class Run:
         self.journal.adopt(findings)
         self._carried = self._carried or bool(findings)
 
-    def announce(self, text: str, *, step: int) -> None:
+    def announce(self, text: str, step: int) -> None:
         """A diagnostic says what it watches and what it cannot see."""
         self._announced.append(text)
         if len(self._announced) < len(self._members):
@@ -117,7 +117,7 @@ class Run:
         for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
             self._outlet(f"logger {index}", lambda _, one=one: one.log_metrics(dict(values), step=step))
 
-    def leave(self, member: str, *, step: int, undecided: list[str], ending: str) -> None:
+    def leave(self, member: str, step: int, undecided: list[str], ending: str) -> None:
         """A diagnostic is done; the last one closes the run."""
         if member not in self._members:
             return
@@ -145,8 +145,11 @@ class Run:
         tensorboard.write_findings(writers, self.journal.findings, step=step)
 
     def _write(self, finding: Finding, event: str) -> None:
-        line = json.dumps({"event": event, **finding.to_dict()}, allow_nan=False, default=str)
-        self._outlet(FINDINGS_FILE, lambda trainer: _append(run_folder(trainer), line + "\n"))
+        def append(trainer: Trainer) -> None:
+            line = json.dumps({"event": event, **finding.to_dict()}, allow_nan=False, default=str)
+            _append(run_folder(trainer), line + "\n")
+
+        self._outlet(FINDINGS_FILE, append)
 
     def _outlet(self, name: str, act: Callable[[Trainer], None]) -> None:
         """Act on rank zero; an outlet that fails (disk full, logger closed) is reported once and not tried again."""

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from lightning_diagnostics.findings import Finding, Severity
+from lightning_diagnostics.findings import Finding, Severity, count
 
 logger = logging.getLogger("lightning_diagnostics")
 
@@ -50,12 +50,9 @@ def summary(findings: Sequence[Finding], *, steps: int, undecided: Sequence[str]
         findings: In the order they are to be listed in.
         steps: The last step of the run.
         undecided: What it was too early to say.
-        ending: How the run ended, e.g. ``"finished"`` or ``"stopped by KeyboardInterrupt"``.
+        ending: How the run ended, e.g. ``"finished"`` or ``"ended by KeyboardInterrupt"``.
     """
-    accused = [f for f in findings if f.severity > Severity.INFO]
-    count = f"{len(accused)} finding{'s' * (len(accused) != 1)}" if accused else "no findings"
-    notes = len(findings) - len(accused)
-    head = f"Run {ending} at step {steps}: {count}" + (f", {notes} note{'s' * (notes != 1)}" if notes else "")
+    head = f"Run {ending} at step {steps}: {count(findings)}"
     parts = [head + ("." if not findings else ":")]
     if findings:
         parts.append(_table(findings))
@@ -70,7 +67,7 @@ def _table(findings: Sequence[Finding]) -> str:
     """The findings as a table, by ``rich`` where it is installed."""
     rows = [
         (
-            "note" if f.severity is Severity.INFO else str(f.severity),
+            f.label,
             f"{f.code} {f.name}",
             f.where or "the run",
             f"{f.first_step}-{f.last_step}",

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from typing import Any
 
 import torch
@@ -87,8 +88,11 @@ def stop(trainer: Trainer) -> None:
 
 
 def is_compiled(module: LightningModule) -> bool:
-    """Whether the module or a submodule was compiled by ``torch.compile`` or ``module.compile()``."""
+    """Whether the module or a submodule was compiled, or ``torch.compile`` any function in this process."""
     if getattr(module, "_compiler_ctx", None) is not None:
+        return True
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is not None and dynamo.counters["frames"]["total"]:
         return True
     return any(_is_compiled(part) for part in module.modules())
 

@@ -1,6 +1,6 @@
 """Floor 3: findings, the rules that make them, and the journal of a run. Standard library only."""
 
-from lightning_diagnostics.findings.finding import Finding, FindingError, Severity
+from lightning_diagnostics.findings.finding import Finding, FindingError, Severity, count
 from lightning_diagnostics.findings.journal import Change, Journal
 from lightning_diagnostics.findings.limits import Limit, limit, limit_table, override_limits
 from lightning_diagnostics.findings.rule import Diagnosis, Rule, TooEarly, Verdict, rule
@@ -16,6 +16,7 @@ __all__ = [
     "Severity",
     "TooEarly",
     "Verdict",
+    "count",
     "limit",
     "limit_table",
     "override_limits",

@@ -1,6 +1,6 @@
 """What a diagnosis is: one illness at one place of one run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal
@@ -66,6 +66,11 @@ class Finding:
         """Code and place, which make two findings the same one."""
         return self.code, self.where or ""
 
+    @property
+    def label(self) -> str:
+        """The severity as it is shown: ``"note"``, ``"WARNING"`` or ``"ERROR"``."""
+        return "note" if self.severity is Severity.INFO else str(self.severity)
+
     def line(self) -> str:
         """The finding in one line of text."""
         place = f" at {self.where}" if self.where else ""
@@ -107,3 +112,11 @@ class FindingError(RuntimeError):
 
     def __reduce__(self) -> tuple[type["FindingError"], tuple[Finding]]:
         return type(self), (self.finding,)
+
+
+def count(findings: Sequence[Finding]) -> str:
+    """How many findings and notes there are, in words, e.g. ``"2 findings, 1 note"``."""
+    notes = sum(finding.severity is Severity.INFO for finding in findings)
+    accused = len(findings) - notes
+    words = f"{accused} finding{'s' * (accused != 1)}" if accused else "no findings"
+    return words + (f", {notes} note{'s' * (notes != 1)}" if notes else "")

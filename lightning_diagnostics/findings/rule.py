@@ -54,7 +54,7 @@ class Rule:
         check: ``check(measured, limits) -> Verdict``; None for a note that the callback makes itself.
         page: Markdown: a summary line and the four `SECTIONS`.
         aliases: Names that it once had.
-        preview: Not yet swept over healthy networks: reached by ``select=`` only.
+        preview: Not yet swept over healthy networks, and so not asked yet.
     """
 
     code: str

@@ -2,36 +2,35 @@
 
 import dataclasses
 import gc
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, is_look, whole_number
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.diagnostics.graph_leak import holders, measure
+from lightning_diagnostics.diagnostics.graph_leak.growth import Ahead, Growth
+from lightning_diagnostics.diagnostics.graph_leak.outputs import OutputWatch
 from lightning_diagnostics.diagnostics.graph_leak.rules import (
     Limits,
     retained_activations,
     retained_graph,
     unwatched_graphs,
 )
+from lightning_diagnostics.diagnostics.graph_leak.search import user_modules
 from lightning_diagnostics.findings import Finding
-from lightning_diagnostics.probes import GraphMark, GraphMarks, memory_free, memory_in_use
+from lightning_diagnostics.probes import GraphMarks, memory_free, memory_in_use
 
 LEADING_BATCHES = 10
 """Batches at the start of every epoch that are marked in depth: what is stored from the first on is found in them."""
 
 _ROOT_NODES = 4  # of a loss: scaling, division by the accumulation, the user's loss, one below
 _ALL_NODES = 100_000  # of a look; marking a node costs a small part of computing it, so this bounds memory, not time
-_OUTPUT_NODES = 2  # of a module's output in a step that calls backward itself
 _FIRST_PAUSE, _LONGEST_PAUSE = 32, 8_192  # batches between searches; it doubles when a collection freed the graphs
-_QUIET_LOOKS = 3  # looks without growth before a finding is closed: what hangs deep is marked at looks only
 
 
 class GraphLeakDetector(DiagnosticCallback):
@@ -41,7 +40,8 @@ class GraphLeakDetector(DiagnosticCallback):
     and sees, from the lifetime of the graph's nodes and not from guesses about memory, which steps' graphs are still
     alive. When several are, it searches the module, the callbacks, the data module and the user's modules for the
     holder and reports the path to it, the growth per step and the fix. A finding is made in the seventh step of a leak
-    if what is kept hangs close to the loss, else at the fifth look after it began.
+    if what is kept hangs close to the loss, else two steps after the fifth
+    look that saw it.
 
     What it costs: between looks the marking of four graph nodes and one check of a list a step (some 30 µs). At a
     look (the first ten batches of an epoch, its last one, at least eight spread over it, and every
@@ -102,21 +102,23 @@ class GraphLeakDetector(DiagnosticCallback):
     def _reset(self) -> None:
         """Forget everything about the steps of this process."""
         self._marks = GraphMarks()
-        self._hook: RemovableHandle | None = None
+        self._outputs = OutputWatch(self._marks)
         self._tick = -1  # training batches begun in this process, less one
         self._first_step = -1  # of this process, on the axis of ``self.log``
-        self._look = False
+        self._look = self._deep = False
         self._announced = True  # whether Lightning announced a backward pass in this step
         self._unannounced = 0
         self._blind: Finding | None = None  # the note that nothing was seen, while that is so
-        self._alive = 0  # old steps alive at the last check
-        self._span = (-1, -1)  # the oldest and the newest of them
-        self._quiet_steps, self._quiet_looks = 0, 0  # since they last grew
-        self._growth: dict[str, tuple[float, float]] = {}  # by attribute: nodes and bytes a step, when weighed whole
+        self._growth = Growth(steps=self._limits.steps)
+        self._weighed: dict[str, measure.Retention] = {}  # by attribute: the last measurement
         self._pause = _FIRST_PAUSE
         self._next_search = 0
 
     # The life of a run.
+
+    @override
+    def forget(self) -> None:
+        self._places, self._since = {}, None
 
     @override
     def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -124,8 +126,8 @@ class GraphLeakDetector(DiagnosticCallback):
 
     @override
     def detach(self) -> None:
-        self._remove_hook()
         self._marks.clear()
+        self._outputs.stop()
 
     @override
     def watching(self, trainer: Trainer, pl_module: LightningModule) -> str:
@@ -138,9 +140,11 @@ class GraphLeakDetector(DiagnosticCallback):
 
     @override
     def undecided(self) -> list[str]:
-        if not 0 < self._alive < self._limits.steps or self.findings:
+        if not 1 < self._growth.alive < self._limits.steps or self.findings:
             return []
-        return [f"graphs of {self._alive} earlier steps were alive at the end, a verdict needs {self._limits.steps}"]
+        return [
+            f"graphs of {self._growth.alive} earlier steps were alive at the end, a verdict needs {self._limits.steps}"
+        ]
 
     # A step.
 
@@ -148,6 +152,8 @@ class GraphLeakDetector(DiagnosticCallback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._end_of_step(trainer, pl_module)
         self._tick += 1
+        if batch_idx == 0 and self._growth.begin_epoch(self._tick) and self._open_findings():
+            self._next_search = min(self._next_search, self._tick)  # it may now be projected over the run
         step = insides.log_step(trainer)
         if self._tick == 0:
             self._first_step = step
@@ -155,21 +161,24 @@ class GraphLeakDetector(DiagnosticCallback):
         self._marks.begin(self._tick, step)
         self._announced = False
         length = insides.batches_per_epoch(trainer)
-        self._look = batch_idx < LEADING_BATCHES or is_look(batch_idx, batches=length, every=self.every_n_train_steps)
-        if self._look:
+        look = batch_idx < LEADING_BATCHES or is_look(batch_idx, batches=length, every=self.every_n_train_steps)
+        self._deep = look or self._look  # the batch after a look too, lest a habit of every second batch go unseen
+        self._look = look
+        if look:
             self._draw_liveness(trainer, pl_module, step)
+        if self._deep:
             self._watch_outputs(trainer, pl_module)
 
     @override
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self._announced = True
-        self._marks.mark_loss(loss.grad_fn, most=_ALL_NODES if self._look else _ROOT_NODES)
+        self._marks.mark_loss(loss.grad_fn, most=_ALL_NODES if self._deep else _ROOT_NODES)
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._remove_hook()
+        self._outputs.stop()
 
     @override
     def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -178,7 +187,7 @@ class GraphLeakDetector(DiagnosticCallback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._open_findings() and self._alive >= self._limits.steps:  # the numbers as they are at the end
+        if self._open_findings() and self._growth.alive >= self._limits.steps:  # the numbers as they are at the end
             before = self._tick + 2 - self.min_age
             self._search(trainer, pl_module, before=before, step=insides.epoch_end_step(trainer))
 
@@ -191,6 +200,7 @@ class GraphLeakDetector(DiagnosticCallback):
             self._blind = None
         if self._announced:
             return
+        self._announced = True  # said of this step
         self._unannounced += 1
         if self._unannounced == LEADING_BATCHES and not self._marks.marked:
             shows_none = " (a compiled model shows none)" if insides.is_compiled(pl_module) else ""
@@ -203,89 +213,73 @@ class GraphLeakDetector(DiagnosticCallback):
             )
 
     def _watch_outputs(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mark the graphs behind the modules' outputs, in manual steps that may announce no backward pass."""
-        announces = self._marks.marked and not self._unannounced
-        if pl_module.automatic_optimization or announces or insides.is_compiled(pl_module):
-            return
-        self._remove_hook()
-        marks, running = self._marks, weakref.ref(trainer)
+        """Watch the modules' outputs once a manual step has ended without announcing a backward pass.
 
-        def mark(module: torch.nn.Module, args: Any, output: Any) -> None:
-            trainer = running()
-            if trainer is None or trainer.interrupted or not trainer.training:  # it broke off, and nobody told us
-                handle.remove()
-            elif torch._C._current_graph_task_id() == -1:  # not in the recomputation of a checkpoint
-                for tensor in _tensors(output):
-                    marks.mark_output(tensor.grad_fn, most=_OUTPUT_NODES)
-
-        handle = self._hook = torch.nn.modules.module.register_module_forward_hook(mark)
-
-    def _remove_hook(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        Not before: a hook that is there when ``torch.compile`` first sees a function keeps it from compiling.
+        """
+        if self._unannounced and not pl_module.automatic_optimization and not insides.is_compiled(pl_module):
+            self._outputs.start(trainer)
 
     # Old graphs.
 
     def _check(self, trainer: Trainer, pl_module: LightningModule, *, now: int, step: int) -> None:
         """Count the old steps whose graphs are alive when step ``now`` begins, and act on their number."""
         before = now - self.min_age + 1
-        old = self._marks.alive(before=before)
-        self._alive = len(old)
-        if self._grew(old):
-            for finding in self._open_findings():
+        ticks = [mark.tick for mark in self._marks.alive(before=before)]
+        if self._growth.update(ticks, look=self._look):
+            for finding in self._open_findings() if self._look else ():
                 self.still(finding, step=step)
             if now >= self._next_search:
-                del old  # a mark lives as long as somebody holds it: the search must count the graphs, not us
                 self._search(trainer, pl_module, before=before, step=step)
                 self._next_search = now + self._pause
-        elif self._quiet_steps % self._limits.closes_after == 0 and self._quiet_looks >= _QUIET_LOOKS:
+        elif self._growth.quiet(self._limits.closes_after):
             for finding in self._open_findings():
                 self.close(finding, step=step)
 
-    def _grew(self, old: list[GraphMark]) -> bool:
-        """Whether enough old steps are alive and, of them, a newer one is while the oldest still is.
-
-        A container of bounded size lets go of its oldest for each newest; a leak never does.
-        """
-        self._quiet_steps += 1
-        self._quiet_looks += self._look
-        if len(old) < self._limits.steps:
-            self._span = (-1, -1)
-            return False
-        span = (old[0].tick, old[-1].tick)
-        grew = self._span[0] in (-1, span[0]) and span[1] > self._span[1]
-        self._span = span
-        if grew:
-            self._quiet_steps, self._quiet_looks = 0, 0
-        return grew
+    def _ahead(self, trainer: Trainer) -> tuple[Ahead, float]:
+        """How far growth is projected, and the training batches until then."""
+        left, epoch = insides.batches_left(trainer), insides.batches_per_epoch(trainer)
+        return self._growth.ahead(self._tick, left=left, epoch=epoch)
 
     def _search(self, trainer: Trainer, pl_module: LightningModule, *, before: int, step: int) -> None:
-        """Find who holds the old graphs and put him before the rules."""
-        found = self._measure(trainer, pl_module, before=before)
+        """Find what holds the old graphs and put it before the rules."""
+        found, proven = self._measure(trainer, pl_module, before=before)
+        if not found and proven:  # several places with too few steps each: one of them will have enough
+            self._pause = self._limits.steps
+            return
         if not found:
-            gc.collect()  # what only reference cycles hold is no leak
+            if gc.isenabled():  # else collecting is the user's own affair, and what cycles hold cannot be told
+                gc.collect()
             old = self._marks.alive(before=before)
-            if len(old) < self._limits.steps:
-                self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            if len(old) < self._limits.steps or not gc.isenabled():
+                self._pause = min(2 * max(self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
                 return
-            found = [measure.unheld(old, steps_left=insides.batches_left(trainer))]
+            ahead, steps_ahead = self._ahead(trainer)
+            found = [measure.unheld(old, ahead=ahead, steps_ahead=steps_ahead)]
             del old
-        self._pause = max(_FIRST_PAUSE, 3 * self._alive)  # what is known to be sick is weighed ever more rarely
+        self._pause = max(_FIRST_PAUSE, 3 * self._growth.alive)  # what is known to be sick is weighed ever more rarely
         for retention in found:
             for rule in self.rules:
                 self.judge(trainer, rule, retention, step=step)
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule, *, before: int) -> list[measure.Retention]:
-        """What each holder keeps alive; no tensor and no mark outlives this call."""
+    def _measure(
+        self, trainer: Trainer, pl_module: LightningModule, *, before: int
+    ) -> tuple[list[measure.Retention], bool]:
+        """What each holder keeps alive, and whether old graphs are held anywhere; no tensor outlives this call."""
         device = pl_module.device
         free = {each.type: memory_free(each) for each in (torch.device("cpu"), device)}
-        own, left = measure.own_storages(pl_module), insides.batches_left(trainer)
+        own = measure.own_storages(pl_module)
+        ahead, steps_ahead = self._ahead(trainer)
         roots = _roots(trainer, pl_module)
-        holdings = measure.holdings(roots, self._marks, before=before, steps=self._limits.steps)
-        return [
-            self._placed(h.anchor, measure.weigh(h, self._marks, own=own, steps_left=left, free=free)) for h in holdings
-        ]
+        holdings, proven = holders.holdings(roots, self._marks, before=before, steps=self._limits.steps)
+        weighed = (
+            (
+                h.anchor,
+                measure.weigh(h, self._marks, before=before, own=own, free=free, ahead=ahead, steps_ahead=steps_ahead),
+            )
+            for h in holdings
+        )
+        return [self._placed(anchor, retention) for anchor, retention in weighed], proven
 
     def _placed(self, anchor: str, measured: measure.Retention) -> measure.Retention:
         """The measurement under the path and the first step that this attribute was first reported with.
@@ -294,11 +288,13 @@ class GraphLeakDetector(DiagnosticCallback):
         resume, but it is the same finding.
         """
         where = self._places.setdefault(anchor, measured.where or anchor)
-        if measured.exact:
-            self._growth[anchor] = (measured.nodes_per_step, measured.bytes_per_step)
-        elif anchor in self._growth:  # it was weighed whole when it was smaller
-            nodes, size = self._growth[anchor]
-            measured = dataclasses.replace(measured, nodes_per_step=nodes, bytes_per_step=size, exact=True)
+        before = self._weighed.get(anchor)
+        if before is not None and not measured.exact:  # when it was smaller, it was weighed whole or to a larger part
+            best = max(before, measured, key=lambda each: (each.exact, each.nodes_per_step))
+            measured = dataclasses.replace(
+                measured, nodes_per_step=best.nodes_per_step, bytes_per_step=best.bytes_per_step, exact=best.exact
+            )
+        self._weighed[anchor] = measured
         first_step = measured.first_step
         if self._since is not None and first_step == self._first_step:
             first_step = min(first_step, self._since)
@@ -315,7 +311,7 @@ class GraphLeakDetector(DiagnosticCallback):
             return
         used = memory_in_use(pl_module.device)
         measured = measure.Liveness(
-            graphs_alive=len(self._marks.alive(before=self._tick)),
+            graphs_alive=sum(mark.stands_for for mark in self._marks.alive(before=self._tick)),
             memory_in_use=None if used is None else used / 2**20,
         )
         self.draw(trainer, measured, step=step)
@@ -341,13 +337,9 @@ def _roots(trainer: Trainer, pl_module: LightningModule) -> dict[str, object]:
         if not isinstance(callback, DiagnosticCallback):
             roots[f"trainer.callbacks[{index}]"] = callback
     roots |= {f"trainer.loggers[{index}]": logger for index, logger in enumerate(trainer.loggers)}
+    roots |= {f"trainer.optimizers[{index}]": each for index, each in enumerate(trainer.optimizers)}
+    for index, config in enumerate(trainer.lr_scheduler_configs):
+        roots[f"trainer.lr_scheduler_configs[{index}].scheduler"] = config.scheduler
     roots["trainer.datamodule"] = getattr(trainer, "datamodule", None)
-    roots["trainer.train_dataloader.dataset"] = getattr(trainer.train_dataloader, "dataset", None)
-    return roots | {f"sys.modules[{name!r}]": module for name, module in holders.user_modules().items()}
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    """The tensors in a module's output: itself, or the elements of a tuple, list or dict."""
-    if isinstance(output, dict):
-        output = list(output.values())
-    return [item for item in (output if isinstance(output, list | tuple) else (output,)) if isinstance(item, Tensor)]
+    roots |= {"trainer.train_dataloader": trainer.train_dataloader, "trainer.val_dataloaders": trainer.val_dataloaders}
+    return roots | {f"sys.modules[{name!r}]": module for name, module in user_modules().items()}

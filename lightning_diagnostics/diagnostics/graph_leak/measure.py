@@ -1,15 +1,18 @@
 """From marks and holders to plain numbers: which steps' graphs are alive, where they hang, and what they weigh."""
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from lightning_diagnostics.diagnostics.graph_leak.holders import LONGEST, Kind, Spot, search
-from lightning_diagnostics.probes import GraphMark, GraphMarks, graph_nodes, saved_storages, storage
+from lightning_diagnostics.diagnostics.graph_leak.growth import Ahead
+from lightning_diagnostics.diagnostics.graph_leak.holders import Holding, reached
+from lightning_diagnostics.diagnostics.graph_leak.search import LONGEST, Kind, container, length
+from lightning_diagnostics.probes import GraphMark, GraphMarks, grad_fn, graph_nodes, saved_storages, storage
 from lightning_diagnostics.tensorboard import quantity
 
 NODE_BYTES = 500
@@ -18,9 +21,7 @@ NODE_BYTES = 500
 Measured: an MLP's step retained 3,000 times grows the resident size by 530 bytes a node on CPU (torch 2.13).
 """
 
-_MOST_NODES = 20_000  # searched for marks at one place
 _MOST_WEIGHED = 5_000  # and weighed there; the growth of a larger graph is that of its newest part
-_SHALLOW = 256  # nodes looked at to see whether a tensor hangs on an old step at all
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Liveness:
         tag="graph_leak/graphs_alive",
         unit="steps",
         how="earlier training steps of which at least one marked autograd node is alive when the next step begins; "
-        "0 is usual, 1 where something still holds the last step's output",
+        "0 is usual, 1 where something still holds the last step's output; from some 500 on to within a few",
     )
     memory_in_use: float | None = quantity(
         tag="graph_leak/memory_in_use",
@@ -54,6 +55,9 @@ class Retention:
         name: The attribute or variable, e.g. ``"running_loss"``.
         kind: What sort of thing it is.
         holder: Its type, e.g. ``"list"``.
+        container: The built-in container that it is or derives from, e.g. ``"dict"``; empty for anything else.
+        direct: Whether the tensors are items of that container, not deeper inside.
+        chained: Whether one tensor alone hangs on several old steps, as a running sum or a carried state does.
         members: Where several attributes are taken together, their names.
         tensors: How many tensors with a graph are under it.
         elements: Elements of the largest of them.
@@ -65,208 +69,143 @@ class Retention:
         bytes_per_step: Bytes it grows by: its tensors, what nodes still save, and `NODE_BYTES` for each node.
         exact: Whether all of it was weighed; else the numbers are lower bounds.
         bound: The most tensors it can hold (a deque's ``maxlen``); None without a bound.
-        steps_left: Training batches still to come; inf for a run without an end.
+        ahead: How far the growth is projected: to the end of the run, or of the epoch (until it has outlived one), or
+            until it is cleared (once it was).
+        steps_ahead: Training batches until then; inf for a run or an epoch without an end.
         free_bytes: Memory free on the device that holds most of it; None if unknown.
         custom: Custom ``torch.autograd.Function`` nodes in the retained graphs.
     """
 
     where: str | None
-    name: str
-    kind: Kind
-    holder: str
-    members: tuple[str, ...]
-    tensors: int
-    elements: int
-    operations: tuple[str, ...]
     steps: int
     every_step: bool
     first_step: int
-    nodes_per_step: float
-    bytes_per_step: float
-    exact: bool
-    bound: int | None
-    steps_left: float
-    free_bytes: float | None
+    ahead: Ahead
+    steps_ahead: float
+    name: str = ""
+    kind: Kind = "attribute"
+    holder: str = ""
+    container: str = ""
+    direct: bool = False
+    chained: bool = False
+    members: tuple[str, ...] = ()
+    tensors: int = 0
+    elements: int = 0
+    operations: tuple[str, ...] = ()
+    nodes_per_step: float = math.nan
+    bytes_per_step: float = math.nan
+    exact: bool = True
+    bound: int | None = None
+    free_bytes: float | None = None
     custom: tuple[str, ...] = ()
 
 
-@dataclass
-class Holding:
-    """The tensors found under one attribute or variable; lives only while a measurement is made.
-
-    Attributes:
-        anchor: The path to the attribute or variable, or to the object whose attributes are taken together.
-        family: Whether it is several attributes taken together.
-        visited: The containers and objects that the search opened, by the pieces of their path.
-        spots: Where the tensors are that old steps hang on.
-        tensors: These tensors.
-        steps: The old steps, by tick.
-        others: Tensors under the same attribute whose graph shows no old step: young ones, and those between looks.
-    """
-
-    anchor: str
-    family: bool
-    visited: dict[tuple[str, ...], object]
-    spots: list[Spot] = field(default_factory=list[Spot])
-    tensors: list[Tensor] = field(default_factory=list[Tensor])
-    steps: dict[int, GraphMark] = field(default_factory=dict[int, GraphMark])
-    others: list[tuple[Spot, Tensor]] = field(default_factory=list[tuple[Spot, Tensor]])
-
-    def add(self, spot: Spot, tensor: Tensor, reached: Iterable[GraphMark]) -> None:
-        """One more tensor and steps that hang on it."""
-        self.spots.append(spot)
-        self.tensors.append(tensor)
-        self.steps.update((mark.tick, mark) for mark in reached)
-
-    @property
-    def where(self) -> tuple[str, ...]:
-        """The path to what holds all of the tensors: to one of them, or to the innermost container of several."""
-        first, *others = (spot.pieces for spot in self.spots)
-        shared = first
-        for pieces in others:
-            same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(shared, pieces, strict=False))
-            shared = tuple(piece for piece, _ in same)
-        return tuple(itertools.takewhile(lambda piece: piece != "[...]", shared))
-
-
-def holdings(roots: Mapping[str, object], marks: GraphMarks, *, before: int, steps: int) -> list[Holding]:
-    """Where the graphs of old steps are held, by attribute.
-
-    Attributes that hold fewer than ``steps`` old steps each, but as many together with their siblings, are taken
-    together under the object they are attributes of.
-
-    Args:
-        roots: Objects to search, by the expression that evaluates to them.
-        marks: The marks in the graphs.
-        before: Ticks from this on are not old.
-        steps: Old steps that make a holder.
-    """
-    found: dict[str, Holding] = {}
-    visited: dict[tuple[str, ...], object] = {}
-    for spot, tensor in search(roots, visited):
-        first = next(_reached([tensor], marks, before=before, most=_SHALLOW), None)
-        holding = found.setdefault(_anchor(spot), Holding(_anchor(spot), False, visited))
-        if first is None:
-            holding.others.append((spot, tensor))
-        else:
-            holding.add(spot, tensor, [first])
-    for holding in found.values():
-        if 0 < len(holding.steps) < steps:
-            reached = _reached(holding.tensors, marks, before=before, most=_MOST_NODES)
-            holding.steps.update((mark.tick, mark) for mark in reached)
-    large = [holding for holding in found.values() if len(holding.steps) >= steps]
-    return large or [family for family in _families(found.values()) if len(family.steps) >= steps]
-
-
-def _anchor(spot: Spot) -> str:
-    """What a tensor's holder goes by: the attribute or variable it is under; all gradients of a model are one."""
-    if spot.kind == "gradient":
-        return f"the gradients of {spot.pieces[0]}"
-    return "".join(spot.pieces[: spot.anchor])
-
-
-def _families(small: Iterable[Holding]) -> list[Holding]:
-    """Holdings taken together by the object whose attributes they are."""
-    families: dict[str, Holding] = {}
-    for holding in small:
-        if not holding.spots:
-            continue
-        spot = holding.spots[0]
-        owner = "".join(spot.pieces[: spot.anchor - 1])
-        family = families.setdefault(owner, Holding(owner, True, holding.visited))
-        for each, tensor in zip(holding.spots, holding.tensors, strict=True):
-            family.add(each, tensor, holding.steps.values())
-    return list(families.values())
-
-
-def _reached(tensors: Iterable[Tensor], marks: GraphMarks, *, before: int, most: int) -> Iterator[GraphMark]:
-    """The marks of old steps on the graphs of ``tensors``, nearest first."""
-    for node in graph_nodes([t.grad_fn for t in tensors], most=most):
-        mark = marks.of(node)
-        if mark is not None and mark.tick < before and mark.backward:
-            yield mark
-
-
 def weigh(
-    holding: Holding, marks: GraphMarks, *, own: Mapping[int, int], steps_left: float, free: Mapping[str, float | None]
+    holding: Holding,
+    marks: GraphMarks,
+    *,
+    before: int,
+    own: Mapping[int, int],
+    free: Mapping[str, float | None],
+    ahead: Ahead,
+    steps_ahead: float,
 ) -> Retention:
     """What one holding keeps alive, in plain numbers.
 
     Args:
         holding: The holding.
         marks: The marks in the graphs.
+        before: Graphs whose last backward pass was at this tick or later are not old.
         own: Storages that exist anyway (parameters, buffers).
-        steps_left: Training batches still to come.
         free: Free memory by device type.
+        ahead: How far the growth is projected.
+        steps_ahead: Training batches until then.
     """
     where, newest = holding.where, holding.tensors[-1]
     value = holding.visited.get(where, newest)
-    tensors = holding.tensors + [tensor for spot, tensor in holding.others if spot.pieces[: len(where)] == where]
-    nodes, saved, ticks = _walked(tensors, marks)
+    tensors = [tensor for spot, tensor in holding.all if spot.pieces[: len(where)] == where]
+    walk = _walk(tensors, marks)
     held = {address: size for tensor in tensors for address, size in storage(tensor).items()}
-    walked = max(ticks) - min(ticks) + 1  # not their number: between looks a step may go unmarked
-    span = max(ticks | holding.steps.keys()) - min(holding.steps) + 1
-    graph = nodes * NODE_BYTES + sum(
-        size for address, size in saved.items() if address not in own and address not in held
-    )
+    span = max(walk.ticks | holding.steps.keys()) - min(holding.steps) + 1
+    walked = max(span * walk.opened / len(tensors) if len(tensors) > 1 else walk.span, 1)
+    graph = walk.nodes * NODE_BYTES
+    graph += sum(size for address, size in walk.saved.items() if address not in own and address not in held)
     spot = holding.spots[-1]
+    direct = len(spot.pieces) == len(where) + 1
     return Retention(
         where="".join(where),
         name=spot.name,
         kind=spot.kind,
         holder=type(value).__name__,
-        members=tuple(each.name for each in holding.spots) if holding.family else (),
-        tensors=len(tensors),
+        members=tuple(member.rpartition(".")[2] for member in holding.members),
+        container=container(type(value)),
+        direct=direct,
+        chained=len(set(itertools.islice((m.tick for m in reached([newest], marks, before=before)), 64))) > 1,
+        tensors=max(len(tensors), length(value) if direct else 0),
         elements=max(t.numel() for t in tensors),
-        operations=tuple(node.name() for node in graph_nodes([newest.grad_fn], most=2)),
+        operations=tuple(type(node).__name__ for node in graph_nodes([grad_fn(newest)], most=2)),
         steps=len(holding.steps),
         every_step=_gapless(holding.steps),
         first_step=min(mark.step for mark in holding.steps.values()),
-        nodes_per_step=nodes / walked,
+        nodes_per_step=walk.nodes / walked,
         bytes_per_step=graph / walked + sum(size for address, size in held.items() if address not in own) / span,
-        exact=nodes < _MOST_WEIGHED and len(tensors) < LONGEST,
+        exact=walk.opened == len(tensors) < LONGEST and walk.nodes < _MOST_WEIGHED,
         bound=getattr(value, "maxlen", None),
-        steps_left=steps_left,
+        ahead=ahead,
+        steps_ahead=steps_ahead,
         free_bytes=free.get(newest.device.type),
         custom=tuple(sorted({name for mark in holding.steps.values() for name in mark.custom})),
     )
 
 
-def _walked(tensors: list[Tensor], marks: GraphMarks) -> tuple[int, dict[int, int], set[int]]:
-    """Nodes of the graphs of ``tensors``, the newest first, what they still save, and the ticks of the steps met."""
-    nodes, saved, ticks, seen = 0, dict[int, int](), set[int](), set[Node]()
+@dataclass
+class _Walk:
+    """What was met in the graphs of some tensors, the newest first.
+
+    Attributes:
+        opened: Tensors whose graphs were walked.
+        nodes: Nodes of these graphs.
+        saved: Storages that the nodes still save.
+        ticks: Steps whose marks were met, young ones too: they weigh as much.
+    """
+
+    opened: int = 0
+    nodes: int = 0
+    saved: dict[int, int] = field(default_factory=dict[int, int])
+    ticks: set[int] = field(default_factory=set[int])
+
+    @property
+    def span(self) -> int:
+        """Steps from the first mark to the last; not their number, since between looks a step may go unmarked."""
+        return max(self.ticks) - min(self.ticks) + 1 if self.ticks else 1
+
+
+def _walk(tensors: list[Tensor], marks: GraphMarks) -> _Walk:
+    """Walk the graphs of ``tensors``, the newest first, as far as is affordable."""
+    walk, seen = _Walk(), set[Node]()
     for tensor in reversed(tensors):
-        for node in graph_nodes([tensor.grad_fn], most=_MOST_WEIGHED - nodes, seen=seen):
-            nodes += 1
-            saved.update(saved_storages(node))
+        if walk.nodes >= _MOST_WEIGHED:
+            break
+        walk.opened += 1
+        for node in graph_nodes([grad_fn(tensor)], most=_MOST_WEIGHED - walk.nodes, seen=seen):
+            walk.nodes += 1
+            walk.saved.update(saved_storages(node))
             mark = marks.of(node)
             if mark is not None:
-                ticks.add(mark.tick)  # young steps too: they weigh as much
-        if nodes >= _MOST_WEIGHED:
-            break
-    return nodes, saved, ticks
+                walk.ticks.add(mark.tick)
+    return walk
 
 
-def unheld(old: list[GraphMark], *, steps_left: float) -> Retention:
-    """Old steps that are alive without a Python path to them."""
+def unheld(old: list[GraphMark], *, ahead: Ahead, steps_ahead: float) -> Retention:
+    """Old steps that are alive without a path to them."""
     return Retention(
         where=None,
-        name="",
-        kind="attribute",
-        holder="",
-        members=(),
-        tensors=0,
-        elements=0,
-        operations=(),
         steps=len(old),
         every_step=_gapless([mark.tick for mark in old]),
         first_step=min(mark.step for mark in old),
-        nodes_per_step=float("nan"),
-        bytes_per_step=float("nan"),
+        ahead=ahead,
+        steps_ahead=steps_ahead,
         exact=False,
-        bound=None,
-        steps_left=steps_left,
-        free_bytes=None,
         custom=tuple(sorted({name for mark in old for name in mark.custom})),
     )
 

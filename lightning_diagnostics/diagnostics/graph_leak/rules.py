@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from lightning_diagnostics.diagnostics.graph_leak.measure import Retention
 
 _WORTH_SAYING = 0.01  # shares of the free memory below it are left out of the message
+_MANY_TIMES = 1e6  # no share is larger, so that a file of JSON can hold it where nothing is free
+_AHEAD = {"run": "the rest of the run", "epoch": "the rest of the epoch", "clearing": "the steps until it is cleared"}
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,14 @@ class Limits:
         key="retained-graph.steps",
         meaning="earlier steps older than min_age whose graphs must be alive at once before anything is said",
         source="arithmetic: with min_age=2 a verdict falls in the seventh step; a program that keeps a few steps "
-        "for a moving average or a truncated back-propagation over up to six steps stays below it",
+        "for a moving average or a truncated back-propagation over up to five steps stays below it",
         low=1,
     )
     share_of_free: float = limit(
         0.5,
         key="retained-graph.share_of_free",
-        meaning="share of the free memory that the growth may take over the rest of the run before it is an ERROR",
+        meaning="share of the free memory that the growth may take in what lies ahead before it is an ERROR: the rest "
+        "of the run, or of the epoch until it has outlived one, or the steps until it is cleared once it was",
         source="arithmetic: half of what is free is left for everything else that still grows (caches, workers)",
         high=1.0,
     )
@@ -39,6 +42,7 @@ class Limits:
         meaning="steps ahead for which a run without an end is projected",
         source="convention: a day at about one step a second",
         low=1,
+        high=1e12,
     )
     closes_after: int = limit(
         64,
@@ -69,10 +73,12 @@ def retained_graph(measured: "Retention", limits: Limits) -> Verdict:
 
     ## When it is wrong
     Programs that keep graphs on purpose over many steps (an unrolled meta-gradient, truncated back-propagation over
-    more than six batches) are told apart by their owner only: set ``min_age`` above the number of steps they span. A
-    ``deque`` with a ``maxlen`` is bounded and therefore only a note. The place may be a second holder of the same
-    tensor. Bytes count what the graph itself keeps; what a custom C++ extension keeps is not seen. Graphs that share no
-    node with a loss on which ``backward`` was called are not seen either.
+    more than five batches) are told apart by their owner only: set ``min_age`` above the number of steps they span. A
+    ``deque`` with a ``maxlen`` is bounded and therefore only a note. A list that is cleared at the end of every epoch
+    is a finding all the same: until then it holds the graphs of all its steps, and detached numbers would do. The place
+    may be a second holder of the same tensor. Bytes count what the graph itself keeps, on an older torch without what
+    its nodes saved; what a custom C++ extension keeps is not seen. Graphs that share no node with a loss on which
+    ``backward`` was called are not seen either.
     """
     return None if _of_activations(measured) else _verdict(measured, limits)
 
@@ -128,8 +134,9 @@ RULES = (retained_graph, retained_activations, unwatched_graphs)
 
 
 def _of_activations(measured: "Retention") -> bool:
-    """Whether it is tensors of activations that pile up, not scalars and not one tensor with a long history."""
-    return measured.tensors > 1 and measured.elements > 1 and measured.kind != "gradient"
+    """Whether it is tensors of activations that pile up, not scalars and not a state with a long history."""
+    piles_up = measured.tensors > 1 and not measured.chained
+    return piles_up and measured.elements > 1 and measured.kind != "gradient"
 
 
 def _verdict(measured: "Retention", limits: Limits) -> Verdict:
@@ -164,28 +171,30 @@ def _verdict(measured: "Retention", limits: Limits) -> Verdict:
 
 
 def _projected_share(measured: "Retention", limits: Limits) -> float | None:
-    """The share of the free memory that will be taken by the end of the run; None where it cannot be measured."""
+    """The share of the free memory that will be taken in what lies ahead; None where it cannot be measured."""
     if measured.free_bytes is None or math.isnan(measured.bytes_per_step):
         return None
-    steps = limits.horizon if math.isinf(measured.steps_left) else measured.steps_left
+    steps = limits.horizon if math.isinf(measured.steps_ahead) else measured.steps_ahead
     if measured.bound is not None:
         steps = min(steps, max(0, measured.bound - measured.tensors))
-    return projected_share(measured.bytes_per_step, steps=steps, free=measured.free_bytes)
+    return min(projected_share(measured.bytes_per_step, steps=steps, free=measured.free_bytes), _MANY_TIMES)
 
 
 def _message(measured: "Retention", share: float | None) -> str:
-    graphs = f"the autograd graphs of {'' if measured.every_step else 'at least '}{measured.steps} earlier steps"
+    at_least = "" if measured.every_step else "at least "
+    graphs = f"the autograd graphs of {at_least}{measured.steps} earlier step{'s' * (measured.steps != 1)}"
     if measured.where is None:
         return f"T{graphs[1:]} are alive, and no attribute or variable that was searched leads to them."
     least = "" if measured.exact else "at least "
-    nodes = round(measured.nodes_per_step)
-    growth = f"{least}{nodes} graph node{'s' * (nodes != 1)} and {_size(measured.bytes_per_step)} a step"
+    nodes = f"{measured.nodes_per_step:.{0 if measured.nodes_per_step >= 1 else 2}f}"
+    growth = f"{least}{nodes} graph node{'s' * (nodes != '1')} and {_size(measured.bytes_per_step)} a step"
     bounded = f" until it holds its maxlen of {measured.bound}" if measured.bound is not None else ""
     text = f"{_holder(measured)} {graphs} alive: {growth}{bounded}."
     if share is None or share < _WORTH_SAYING:
         return text
-    ahead = "the rest of the run" if math.isfinite(measured.steps_left) else "the steps ahead"
-    return f"{text} Over {ahead} that is {share:.0%} of the memory that is free."
+    ahead = "the steps ahead" if math.isinf(measured.steps_ahead) else _AHEAD[measured.ahead]
+    part = f"{share:.0%}" if share < 10 else "many times all"
+    return f"{text} Over {ahead} that is {part} of the memory that is free."
 
 
 def _holder(measured: "Retention") -> str:
@@ -197,7 +206,8 @@ def _holder(measured: "Retention") -> str:
         return f"{len(measured.members)} attributes ({names}) keep"
     if measured.tensors == 1:
         return "A tensor keeps"
-    return f"A {measured.holder} of {measured.tensors} tensors keeps"
+    article = "An" if measured.holder[:1].upper() in "AEIOU" else "A"
+    return f"{article} {measured.holder} of {measured.tensors} tensors keeps"
 
 
 def _size(count: float) -> str:
@@ -225,22 +235,43 @@ def _remedy(measured: "Retention") -> str:
         return f"pass detached values to the metric: {place.rpartition('.')[0]}.update(value.detach())."
     if measured.members:
         return f"detach what is stored in these attributes: {value}."
-    if measured.tensors > 1:
-        return _container_remedy(measured, place, value)
-    if measured.elements == 1 and measured.operations == ("AddBackward0", "MulBackward0"):
+    if measured.chained:
+        return _chain_remedy(measured, place, value)
+    if measured.tensors > 1 or measured.container:
+        return _pile_remedy(measured, place, value)
+    return f"store a number, not a graph: {place} = {value}."
+
+
+def _chain_remedy(measured: "Retention", place: str, value: str) -> str:
+    """For what is computed from its own last value: a sum, an average, a state."""
+    if measured.container and measured.elements > 1:
+        return f"cut the graph when the state is carried to the next step: detach each tensor of {place}."
+    if measured.elements > 1:
+        return f"cut the graph when the state is carried to the next step: {place} = {place}.detach()."
+    if measured.container:
+        return f"update it by numbers, not graphs: use {value} in what goes into {place}."
+    if measured.operations == ("AddBackward0", "MulBackward0"):
         return f"average a number, not a graph: {place} = decay * {place} + (1 - decay) * {value}."
-    if measured.elements == 1:
+    if measured.operations[:1] == ("AddBackward0",):
         return f"add a number, not a graph: {place} += {value}."
-    return f"cut the graph when the state is carried to the next step: {place} = {place}.detach()."
+    return f"update it by a number, not a graph: use {value} where {place} is computed."
 
 
-def _container_remedy(measured: "Retention", place: str, value: str) -> str:
-    call = {"set": f"{place}.add({{}})", "dict": f"{place}[key] = {{}}"}.get(measured.holder, f"{place}.append({{}})")
+def _pile_remedy(measured: "Retention", place: str, value: str) -> str:
+    """For a container that gets an item at each step."""
+    stored = value if measured.elements == 1 else "output.detach().cpu()"
+    within = f"{stored} in {place}"
+    call = {
+        "list": f"{place}.append({stored})",
+        "deque": f"{place}.append({stored})",
+        "set": f"{place}.add({stored})",
+        "dict": f"{place}[key] = {stored}",
+    }.get(measured.container if measured.direct else "", within)
     if measured.elements == 1:
-        return f"store a number, not a graph: {call.format(value)}."
+        return f"store a number, not a graph: {call}."
     return (
-        "detaching is not enough, the tensors themselves pile up: reduce them, or "
-        f"{call.format('output.detach().cpu()')} and clear it at the end of the epoch."
+        f"detaching is not enough, the tensors themselves pile up: reduce them, or {call} and clear it at the end of "
+        "the epoch."
     )
 
 

@@ -369,7 +369,11 @@ SICK = {
         NestedElement, "MEM101", "model.history['train'][3]", "Tensor", "self.history['train'][3] += value.detach()"
     ),
     "list in dicts": Sick(
-        NestedContainer, "MEM101", "model.history['train']['loss']", "list", "self.history['train']['loss'].append("
+        NestedContainer,
+        "MEM101",
+        "model.history['train']['loss']",
+        "list",
+        "loss.detach() in self.history['train']['loss']",
     ),
     "dict by step": Sick(ByStep, "MEM101", "model.by_step", "dict", "self.by_step[key] = value.detach()"),
     "set": Sick(Unordered, "MEM101", "model.seen", "set", "self.seen.add(value.detach())"),
@@ -404,7 +408,7 @@ SICK = {
     "concatenation": Sick(
         Concatenation, "MEM101", "model.all_logits", "Tensor", "self.all_logits = self.all_logits.detach()"
     ),
-    "distributions": Sick(Distributions, "MEM102", "model.policies", "list", "self.policies.append("),
+    "distributions": Sick(Distributions, "MEM102", "model.policies", "list", "output.detach().cpu() in self.policies"),
     "undetached state": Sick(Recurrent, "MEM101", "model.hidden", "Tensor", "self.hidden = self.hidden.detach()"),
     "manual optimisation": Sick(Manual, "MEM101", "model.losses", "list", "self.losses.append(loss.detach())"),
     "raw backward": Sick(RawBackward, "MEM101", "model.losses", "list", "self.losses.append(loss.detach())"),

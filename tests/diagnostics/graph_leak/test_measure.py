@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_diagnostics import GraphLeakDetector
-from lightning_diagnostics.diagnostics.graph_leak.holders import search
 from lightning_diagnostics.diagnostics.graph_leak.measure import NODE_BYTES
+from lightning_diagnostics.diagnostics.graph_leak.search import search
 from tests.diagnostics.graph_leak import sick
 from tests.helpers import trainer
 

@@ -25,11 +25,22 @@ ONE_LOSS = Retention(
     bytes_per_step=6100.0,
     exact=True,
     bound=None,
-    steps_left=1000,
+    ahead="run",
+    steps_ahead=1000,
+    chained=True,
     free_bytes=16e9,
 )
 OUTPUTS = dataclasses.replace(
-    ONE_LOSS, where="model.outputs", name="outputs", holder="list", tensors=7, elements=320, bytes_per_step=2e6
+    ONE_LOSS,
+    where="model.outputs",
+    name="outputs",
+    holder="list",
+    tensors=7,
+    elements=320,
+    bytes_per_step=2e6,
+    container="list",
+    direct=True,
+    chained=False,
 )
 
 
@@ -107,7 +118,7 @@ def test_growth_beyond_half_of_the_free_memory_is_an_error(bytes_per_step: float
 
 
 def test_a_run_without_an_end_is_projected_over_the_horizon() -> None:
-    endless = dataclasses.replace(ONE_LOSS, steps_left=math.inf, bytes_per_step=100_000.0)
+    endless = dataclasses.replace(ONE_LOSS, steps_ahead=math.inf, bytes_per_step=100_000.0)
     said = diagnosis(endless)
     assert said.severity is Severity.ERROR
     assert said.evidence["projected_share_of_free_memory"] == 0.625
@@ -122,7 +133,7 @@ def test_memory_that_cannot_be_measured_makes_no_error_and_no_claim() -> None:
 
 
 def test_a_bounded_container_is_a_note_unless_what_it_will_hold_does_not_fit() -> None:
-    bounded = dataclasses.replace(OUTPUTS, holder="deque", bound=107)
+    bounded = dataclasses.replace(OUTPUTS, holder="deque", container="deque", bound=107)
     assert diagnosis(bounded).severity is Severity.INFO
     assert "12 graph nodes and 2 MB a step until it holds its maxlen of 107" in diagnosis(bounded).message
     assert diagnosis(dataclasses.replace(bounded, bytes_per_step=81e6)).severity is Severity.ERROR
