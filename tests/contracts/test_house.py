@@ -192,7 +192,7 @@ def test_codes_and_names_of_rules_are_unique() -> None:
 
 @pytest.mark.parametrize("rule", catalogue.rules(), ids=lambda rule: rule.code)
 def test_every_rule_has_code_name_and_page(rule: catalogue.Rule) -> None:
-    assert re.fullmatch(r"(ACT|GRD|GAP|BN|MEM|LR|EVP)\d{3}", rule.code)
+    assert re.fullmatch(r"(ACT|GRD|GAP|BN|MEM|LR|EVP|INI|LOS|DAT)\d{3}", rule.code)
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", rule.name)
     assert rule.summary.endswith(".")
     assert all(len(rule.section(heading).split()) >= 5 for heading in SECTIONS)

@@ -38,16 +38,16 @@ class GraphLeakDetector(DiagnosticCallback):
 
     ``self.running_loss += loss`` keeps the graph of every step. The detector puts a mark into the graph of each step
     and sees, from the lifetime of the graph's nodes and not from guesses about memory, which steps' graphs are still
-    alive. When several are, it searches the module, the callbacks, the data module and the user's modules for the
-    holder and reports the path to it, the growth per step and the fix. A finding is made in the seventh step of a leak
-    if what is kept hangs close to the loss, else two steps after the fifth
-    look that saw it.
+    alive. When several are, it searches the module, the callbacks, the data and the user's modules for the holder and
+    reports the path to it, the growth per step and the fix. A finding is made in the seventh step of a leak if what is
+    kept hangs close to the loss, else two steps after the fifth look that saw it.
 
     What it costs: between looks the marking of four graph nodes and one check of a list a step (some 30 µs). At a
     look (the first ten batches of an epoch, its last one, at least eight spread over it, and every
-    ``every_n_train_steps``) all nodes of the graph are marked, at 1 to 3 µs each, a small part of what computing them
-    costs. A search costs 5 to 50 ms and happens only when graphs are kept, ever more rarely. No hook stays on the
-    model; a step that calls ``loss.backward()`` itself is watched through a global forward hook, at looks only.
+    ``every_n_train_steps``) and in the batch after it all nodes of the graph are marked, at 1 to 3 µs each, a small
+    part of what computing them costs. A search costs 5 to 50 ms, beside large data kept as Python objects up to a
+    second, and happens only when graphs are kept, ever more rarely. No hook stays on the model; a step that calls
+    ``loss.backward()`` itself is watched through a global forward hook, at looks only.
 
     What is drawn, at looks: ``graph_leak/graphs_alive`` (steps), ``graph_leak/memory_in_use`` (MiB).
 
@@ -166,7 +166,6 @@ class GraphLeakDetector(DiagnosticCallback):
         self._look = look
         if look:
             self._draw_liveness(trainer, pl_module, step)
-        if self._deep:
             self._watch_outputs(trainer, pl_module)
 
     @override

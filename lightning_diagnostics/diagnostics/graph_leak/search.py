@@ -172,7 +172,7 @@ def container(kind: type) -> str:
 def _tensor(spot: Spot, tensor: Tensor) -> Iterator[tuple[Spot, Tensor]]:
     if grad_fn(tensor) is not None:
         yield spot, tensor
-    elif tensor.is_leaf and tensor.grad is not None and tensor.grad.grad_fn is not None:
+    elif issubclass(type(tensor), nn.Parameter) and tensor.grad is not None and tensor.grad.grad_fn is not None:
         yield spot.attribute("grad", "gradient"), tensor.grad
 
 
