@@ -16,7 +16,7 @@ from lightning_diagnostics.findings import limit_table
 from tests.helpers import Member, every_kind
 
 HOME = Path(package.__file__).parent
-FAMILIES = ("ACT", "GRD", "GAP", "BN", "MEM", "LR", "EVP")
+FAMILIES = ("ACT", "GRD", "GAP", "BN", "MEM", "LR", "EVP", "INI", "LOS", "DAT")
 
 
 def _assigned(name: str) -> object:
@@ -119,3 +119,8 @@ def test_the_rules_are_read_without_torch_lightning_or_numpy() -> None:
     assert int(count) == len(catalogue.rules()) > 0
     assert heavy & set(loaded) == set()
     assert "numpy" in _fresh("import numpy, sys; print(*sys.modules)").split()  # that it would be seen
+
+
+def test_the_package_can_be_imported_where_gradients_are_switched_off() -> None:
+    program = "import torch; torch.set_grad_enabled(False); from lightning_diagnostics import GraphLeakDetector"
+    subprocess.run([sys.executable, "-c", program], check=True)

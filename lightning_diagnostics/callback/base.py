@@ -181,11 +181,11 @@ class DiagnosticCallback(Callback):
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._finish(trainer, "finished")
+        self._finish(trainer, "finished", step=insides.epoch_end_step(trainer))
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._finish(trainer, f"ended by {type(exception).__name__}")
+        self._finish(trainer, f"ended by {type(exception).__name__}", step=insides.log_step(trainer))
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class DiagnosticCallback(Callback):
         if state["room"]:  # of a diagnostic that was switched off it is empty
             self.load_room_state(state["room"])
 
-    def _finish(self, trainer: Trainer, ending: str) -> None:
+    def _finish(self, trainer: Trainer, ending: str, *, step: int) -> None:
         """The run is over; whatever happens in here, nothing of ours is left behind."""
         if not self._joined:
             return
@@ -228,7 +228,7 @@ class DiagnosticCallback(Callback):
         self._room_at_end = self._safely(self.room_state) or {}
         self._always(self.detach)
         if self._run is not None:
-            self._always(self._run.leave, self.state_key, insides.epoch_end_step(trainer), undecided, ending)
+            self._always(self._run.leave, self.state_key, step, undecided, ending)
 
     # Findings.
 

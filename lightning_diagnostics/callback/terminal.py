@@ -56,11 +56,19 @@ def summary(findings: Sequence[Finding], *, steps: int, undecided: Sequence[str]
     parts = [head + ("." if not findings else ":")]
     if findings:
         parts.append(_table(findings))
+    parts += [_advice(finding) for finding in findings]
     parts += [f"Too early to say: {text}." for text in undecided]
     return "\n".join(parts)
 
 
-_HEADS = ("severity", "finding", "where", "steps", "status", "what to do")
+def _advice(finding: Finding) -> str:
+    """The fix in a line of its own, so that it can be copied; of a note what it says."""
+    if finding.severity is Severity.INFO:
+        return f"Note {finding.code}: {finding.message}"
+    return f"Fix for {finding.where or finding.name}: {finding.remedy}"
+
+
+_HEADS = ("severity", "finding", "where", "steps", "status")
 
 
 def _table(findings: Sequence[Finding]) -> str:
@@ -72,7 +80,6 @@ def _table(findings: Sequence[Finding]) -> str:
             f.where or "the run",
             f"{f.first_step}-{f.last_step}",
             f.status,
-            f.remedy if f.severity > Severity.INFO else f.message,
         )
         for f in findings
     ]

@@ -58,7 +58,7 @@ def test_raise_ends_the_run_at_once_with_the_finding(at: At, severity: Severity,
     assert [caught.value.finding] == scripted.findings
     assert str(caught.value) == caught.value.finding.line()
     assert pickle.loads(pickle.dumps(caught.value)).finding == caught.value.finding
-    assert records[-1].getMessage().startswith(f"Run ended by FindingError at step {FOUND - 1}: 1 finding:")
+    assert records[-1].getMessage().startswith(f"Run ended by FindingError at step {FOUND}: 1 finding:")
     assert [record for record in records if record.exc_info] == [], "it is no fault of ours"
 
 

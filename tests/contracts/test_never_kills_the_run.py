@@ -87,6 +87,8 @@ def test_a_fault_on_one_rank_leaves_no_rank_waiting(member: Member, site: str, r
     said = [text for level, text in both[rank].log if level == "ERROR"]
     assert len(said) == (site != "load_room_state")  # nothing is resumed in this run
     assert [text for level, text in both[1 - rank].log if level == "ERROR"] == []
+    assert both[1 - rank].diagnosed  # by the rank that is well, and
+    assert both[0].diagnosed == both[1 - rank].diagnosed  # shown by rank zero, whichever failed
 
 
 @every_kind

@@ -115,6 +115,7 @@ def test_the_findings_stand_in_the_text_tab(member: Member, tmp_path: Path) -> N
     patient, diagnostic = of_room(member.room)[0], member()
     events = _drawn(tmp_path, patient.make(sick=True), diagnostic)
     last = events.Tensors(f"{FINDINGS_TAG}/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert diagnostic.findings
     assert [finding.code in last for finding in diagnostic.findings] == [True] * len(diagnostic.findings)
 
 

@@ -1,10 +1,14 @@
 """Every kind of holder is found within ten steps, under a path that evaluates to it, with the fix for that case."""
 
+import csv
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
 
 from lightning_diagnostics import Finding, GraphLeakDetector, Severity
 from tests.diagnostics.graph_leak import elsewhere, sick
@@ -141,3 +145,14 @@ def test_attributes_that_raise_when_they_are_read_are_passed_over() -> None:
     detector = GraphLeakDetector(strict=True)
     trainer(detector, max_epochs=1).fit(Touchy(), sick.batches())
     assert [f.where for f in detector.findings] == ["model.losses"]
+
+
+def test_the_curve_of_living_graphs_never_falls_while_they_are_kept(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    detector = GraphLeakDetector(strict=True)
+    run = trainer(detector, max_epochs=1, logger=logger)
+    run.fit(sick.Losses(), DataLoader([*sick.batches()] * 80, batch_size=None))
+    rows = csv.DictReader((tmp_path / "lightning_logs/version_0/metrics.csv").read_text().splitlines())
+    drawn = [float(row["graph_leak/graphs_alive"]) for row in rows]
+    assert drawn == sorted(drawn)
+    assert drawn[-1] == pytest.approx(799, abs=8)
