@@ -1,9 +1,12 @@
 """What each callback costs: a Lightning training step with it over one without it, measured in turns in one process.
 
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py [--pairs 15] [--callback GraphLeakDetector] [workload ...]
+    MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --inside [--callback GraphLeakDetector] [workload ...]
 
 Prints, for each workload, the median ratio of processor time over the pairs with its quartiles, for an A/A pair (what
-the method itself cannot tell from 1), for the defaults, and for a look at every step.
+the method itself cannot tell from 1), for the defaults, and for a look at every step. ``--inside`` reads the clock in
+every hook instead, which tells microseconds that the ratio of two runs cannot: the time in hooks of the median step,
+and of the costliest twentieth (looks), each as 1 + its share of a bare step.
 """
 
 import argparse
@@ -83,6 +86,27 @@ def compare(workload: Workload, make: Callable[[], list[Callback]], pairs: int) 
     return f"{middle:.3f} ({low:.3f} to {high:.3f})", statistics.median(bare)
 
 
+def seconds_inside(workload: Workload, cls: type) -> list[float]:
+    """Wall time in the hooks of a callback, batch by batch."""
+    taken: list[float] = [0.0]
+
+    def timed(name: str) -> Callable[..., object]:
+        def call(self: Callback, *args: object, **kwargs: object) -> object:
+            begun = time.perf_counter()
+            result = getattr(super(kind, self), name)(*args, **kwargs)
+            taken[-1] += time.perf_counter() - begun
+            if name == "on_train_batch_end":
+                taken.append(0.0)
+            return result
+
+        return call
+
+    hooks = [name for name in vars(Callback) if name.startswith("on_") and "exception" not in name]
+    kind = type("Timed", (cls,), {name: timed(name) for name in hooks})
+    seconds_per_step(workload, [kind()])
+    return taken[_WARM_UP:-1]
+
+
 def variants(cls: type) -> dict[str, Callable[[], list[Callback]]]:
     """The ways in which a callback is measured."""
     found: dict[str, Callable[[], list[Callback]]] = {"defaults": lambda: [cls()]}
@@ -95,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--callback", choices=sorted(callbacks()), action="append")
+    parser.add_argument("--inside", action="store_true")
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -103,6 +128,13 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in options.workloads:
         workload = WORKLOADS[name]
+        if options.inside:
+            bare = seconds_per_step(workload, [])
+            for callback in options.callback or sorted(callbacks()):
+                *_, costly = statistics.quantiles(taken := seconds_inside(workload, callbacks()[callback]), n=20)
+                shares = (f"{each * 1e6:.0f} us ({1 + each / bare:.4f})" for each in (statistics.median(taken), costly))
+                print(f"{name}: {callback}, a step of {bare * 1e3:.2f} ms: {', at looks '.join(shares)}")  # noqa: T201
+            continue
         text, bare = compare(workload, lambda: [Callback()], options.pairs)
         print(f"{name}: a bare step takes {bare * 1e3:.2f} ms; an empty callback {text}", flush=True)  # noqa: T201
         for callback in options.callback or sorted(callbacks()):

@@ -331,7 +331,7 @@ class GraphLeakDetector(DiagnosticCallback):
 
 def _roots(trainer: Trainer, pl_module: LightningModule) -> dict[str, object]:
     """Where a search begins: the user's objects, by the expression that evaluates to them."""
-    roots: dict[str, object] = {"model": pl_module, "type(model)": type(pl_module)}
+    roots: dict[str, object] = {"model": pl_module}
     for index, callback in enumerate(trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]  # typed by a mixin
         if not isinstance(callback, DiagnosticCallback):
             roots[f"trainer.callbacks[{index}]"] = callback
@@ -341,4 +341,5 @@ def _roots(trainer: Trainer, pl_module: LightningModule) -> dict[str, object]:
         roots[f"trainer.lr_scheduler_configs[{index}].scheduler"] = config.scheduler
     roots["trainer.datamodule"] = getattr(trainer, "datamodule", None)
     roots |= {"trainer.train_dataloader": trainer.train_dataloader, "trainer.val_dataloaders": trainer.val_dataloaders}
-    return roots | {f"sys.modules[{name!r}]": module for name, module in user_modules().items()}
+    modules = {f"sys.modules[{name!r}]": module for name, module in user_modules(roots.values()).items()}
+    return {"type(model)": type(pl_module), **roots, **modules}

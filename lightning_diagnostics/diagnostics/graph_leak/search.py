@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,14 +100,21 @@ def _shadowed(owner: type, name: str) -> bool:
     return hasattr(type(found), "__set__") and not isinstance(found, types.MemberDescriptorType)
 
 
-def user_modules() -> dict[str, types.ModuleType]:
-    """The imported modules that are the user's own: neither the standard library's nor an installed package's."""
+def user_modules(objects: Iterable[object]) -> dict[str, types.ModuleType]:
+    """The imported modules that are the user's own.
+
+    They are neither the standard library's nor an installed package's, or belong to the package in which one of
+    ``objects`` was written (a user may have installed his own).
+    """
     libraries = _library_folders()
+    homes = {type(each).__module__.partition(".")[0] for each in objects}
     own: dict[str, types.ModuleType] = {}
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        installed = not isinstance(file, str) or _plain_path(file).startswith(libraries)
-        if name == "__main__" or not (installed or name.partition(".")[0] == "lightning_diagnostics"):
+        package, file = name.partition(".")[0], getattr(module, "__file__", None)
+        if package == "torch" or _of_a_library(package):
+            continue
+        written_here = isinstance(file, str) and not _plain_path(file).startswith(libraries)
+        if written_here or name == "__main__" or package in homes:
             own[name] = module
     return own
 

@@ -2,7 +2,9 @@
 
 import enum
 import gc
+import importlib
 import math
+import os
 from collections import OrderedDict, defaultdict
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from lightning_diagnostics import Finding, GraphLeakDetector
+from lightning_diagnostics.diagnostics.graph_leak import search
 from tests.diagnostics.graph_leak import sick
 from tests.diagnostics.graph_leak.sick import Classifier
 from tests.helpers import trainer
@@ -440,3 +443,22 @@ def test_a_list_that_is_cleared_every_epoch_is_not_projected_over_the_run() -> N
     trainer(detector, max_epochs=100_000, max_steps=60).fit(Big(), sick.batches())
     assert detector.findings[0].evidence["projected_share_of_free_memory"] < 0.01
     assert str(detector.findings[0].severity) == "WARNING"
+
+
+def test_the_users_own_modules_are_searched_wherever_they_lie_and_however_they_are_called(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("logging_utils", "torch_helpers"):  # no part of logging or torch
+        (tmp_path / f"{name}.py").write_text("KEPT = []\n")
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    (installed / "mine.py").write_text("KEPT = []\nclass Mine:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(installed))
+    monkeypatch.setattr(search, "_library_folders", lambda: (str(installed) + os.sep,))
+    names = ("logging_utils", "torch_helpers", "mine")
+    modules = {name: importlib.import_module(name) for name in names}
+    found = search.user_modules([modules["mine"].Mine(), nn.Linear(1, 1)])
+    assert set(names) <= set(found)
+    assert "mine" not in search.user_modules([nn.Linear(1, 1)])
+    assert not {"torch", "logging", "lightning", "lightning_diagnostics.probes"} & set(found)
