@@ -31,7 +31,7 @@ def graph_nodes(roots: Iterable[Node | None], *, most: int, seen: set[Node] | No
         seen: Nodes that are not to be visited again; takes up those that are.
     """
     seen = set() if seen is None else seen
-    queue = deque(root for root in roots if root is not None and root not in seen)
+    queue = deque(dict.fromkeys(root for root in roots if root is not None and root not in seen))
     seen.update(queue)
     while queue and most > 0:
         node = queue.popleft()

@@ -79,6 +79,7 @@ class DiagnosticCallback(Callback):
         self._run: Run | None = None
         self._joined = False
         self._off = False
+        self._failed: set[str] = set()  # what failed and was said to
         self._room_at_end: dict[str, Any] | None = None  # what a checkpoint saved after the run holds
         self._made: set[tuple[str, str]] = set()  # findings of this process, not only carried into it
         self._acted: set[tuple[str, str]] = set()
@@ -199,6 +200,7 @@ class DiagnosticCallback(Callback):
     def _join(self, trainer: Trainer) -> None:
         """Take part in the run of this Trainer, which the first diagnostic to be set up makes."""
         self._off = False
+        self._failed = set()
         self._room_at_end = None
         self._made, self._acted = set(), set()
         if self._run is None or not self._run.serves(trainer):
@@ -296,18 +298,16 @@ class DiagnosticCallback(Callback):
 
     def _report(self, place: str, fault: Exception) -> None:
         """Put a fault of our own into the log, with its traceback, and into the findings, as a note."""
-        name = type(self).__name__
-        with contextlib.suppress(Exception):  # a handler of the user's may raise
-            logger.error("%s failed in %s and is switched off; training goes on", name, place, exc_info=fault)
+        self._log_fault("%s failed in %s and is switched off; training goes on", place, fault)
         trainer = self._run.trainer if self._run is not None else None
         if trainer is None:
             return
-        try:
-            what = f"{name} failed ({type(fault).__name__}: {fault}) and has seen nothing since."
-            self.note_blind(trainer, what, "Please report it with the traceback in the log.")
-        except Exception:  # promise 2: it never kills the run
-            with contextlib.suppress(Exception):
-                logger.exception("%s could not enter that note either", name)
+        what = f"{type(self).__name__} failed ({type(fault).__name__}: {fault}) and has seen nothing since."
+        self._always(self.note_blind, trainer, what, "Please report it with the traceback in the log.")
+
+    def _log_fault(self, text: str, place: str, fault: Exception) -> None:
+        with contextlib.suppress(Exception):  # a handler of the user's may raise
+            logger.error(text, type(self).__name__, place, exc_info=fault)
 
 
 def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:

@@ -38,9 +38,10 @@ class GraphLeakDetector(DiagnosticCallback):
 
     ``self.running_loss += loss`` keeps the graph of every step. The detector puts a mark into the graph of each step
     and sees, from the lifetime of the graph's nodes and not from guesses about memory, which steps' graphs are still
-    alive. When several are, it searches the module, the callbacks, the data and the user's modules for the holder and
-    reports the path to it, the growth per step and the fix. A finding is made in the seventh step of a leak if what is
-    kept hangs close to the loss, else two steps after the fifth look that saw it.
+    alive. When several are, it searches the objects of the run (the module, callbacks, loggers, optimizers, schedulers
+    and data) and the user's Python modules for the holder and reports the path to it, the growth per step and the fix.
+    A finding is made in the seventh step of a leak if what is kept hangs close to the loss, else two steps after the
+    fifth look that saw it.
 
     What it costs: between looks the marking of four graph nodes and one check of a list a step (some 30 µs). At a
     look (the first ten batches of an epoch, its last one, at least eight spread over it, and every
@@ -104,6 +105,7 @@ class GraphLeakDetector(DiagnosticCallback):
         self._marks = GraphMarks()
         self._outputs = OutputWatch(self._marks)
         self._tick = -1  # training batches begun in this process, less one
+        self._checked = -1  # the tick of the last check
         self._first_step = -1  # of this process, on the axis of ``self.log``
         self._look = self._deep = False
         self._announced = True  # whether Lightning announced a backward pass in this step
@@ -112,6 +114,7 @@ class GraphLeakDetector(DiagnosticCallback):
         self._growth = Growth(steps=self._limits.steps)
         self._weighed: dict[str, measure.Retention] = {}  # by attribute: the last measurement
         self._pause = _FIRST_PAUSE
+        self._short_pause = self._limits.steps  # after a search that found old graphs, too few at each place
         self._next_search = 0
 
     # The life of a run.
@@ -224,8 +227,12 @@ class GraphLeakDetector(DiagnosticCallback):
     def _check(self, trainer: Trainer, pl_module: LightningModule, *, now: int, step: int) -> None:
         """Count the old steps whose graphs are alive when step ``now`` begins, and act on their number."""
         before = now - self.min_age + 1
-        ticks = [mark.tick for mark in self._marks.alive(before=before)]
-        if self._growth.update(ticks, look=self._look):
+        if now == self._checked:  # at the end of the epoch
+            return
+        self._checked = now
+        seen = [(mark.tick, mark.stands_for) for mark in self._marks.alive(before=before)]
+        count = sum(steps for _, steps in seen)
+        if self._growth.update([tick for tick, _ in seen], count=count, look=self._look):
             for finding in self._open_findings() if self._look else ():
                 self.still(finding, step=step)
             if now >= self._next_search:
@@ -244,7 +251,8 @@ class GraphLeakDetector(DiagnosticCallback):
         """Find what holds the old graphs and put it before the rules."""
         found, proven = self._measure(trainer, pl_module, before=before)
         if not found and proven:  # several places with too few steps each: one of them will have enough
-            self._pause = self._limits.steps
+            self._pause = min(self._short_pause, _LONGEST_PAUSE)
+            self._short_pause *= 2
             return
         if not found:
             if gc.isenabled():  # else collecting is the user's own affair, and what cycles hold cannot be told
@@ -253,8 +261,7 @@ class GraphLeakDetector(DiagnosticCallback):
             if len(old) < self._limits.steps or not gc.isenabled():
                 self._pause = min(2 * max(self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
                 return
-            ahead, steps_ahead = self._ahead(trainer)
-            found = [measure.unheld(old, ahead=ahead, steps_ahead=steps_ahead)]
+            found = [measure.unheld(old, ahead=self._ahead(trainer))]
             del old
         self._pause = max(_FIRST_PAUSE, 3 * self._growth.alive)  # what is known to be sick is weighed ever more rarely
         for retention in found:
@@ -268,17 +275,12 @@ class GraphLeakDetector(DiagnosticCallback):
         device = pl_module.device
         free = {each.type: memory_free(each) for each in (torch.device("cpu"), device)}
         own = measure.own_storages(pl_module)
-        ahead, steps_ahead = self._ahead(trainer)
+        far = self._ahead(trainer)
         roots = _roots(trainer, pl_module)
-        holdings, proven = holders.holdings(roots, self._marks, before=before, steps=self._limits.steps)
-        weighed = (
-            (
-                h.anchor,
-                measure.weigh(h, self._marks, before=before, own=own, free=free, ahead=ahead, steps_ahead=steps_ahead),
-            )
-            for h in holdings
-        )
-        return [self._placed(anchor, retention) for anchor, retention in weighed], proven
+        with torch._C.DisableTorchFunctionSubclass():  # what a subclass of Tensor does is code of the user
+            found, proven = holders.holdings(roots, self._marks, before=before, steps=self._limits.steps)
+            weighed = [measure.weigh(each, self._marks, before=before, own=own, free=free, ahead=far) for each in found]
+        return [self._placed(each.anchor, kept) for each, kept in zip(found, weighed, strict=True)], proven
 
     def _placed(self, anchor: str, measured: measure.Retention) -> measure.Retention:
         """The measurement under the path and the first step that this attribute was first reported with.

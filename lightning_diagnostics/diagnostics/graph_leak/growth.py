@@ -20,6 +20,7 @@ class Growth:
         """Old graphs alive at the last update."""
         self._steps = steps
         self._span = (-1, -1)  # ticks of the oldest and the newest of them
+        self._most = 0  # the largest number of them since there were enough
         self._longest = 0  # the longest span after which the oldest was let go
         self._epoch = 0  # tick of the first batch of this epoch
         self._quiet_steps, self._quiet_looks = 0, 0  # since the last growth
@@ -30,19 +31,25 @@ class Growth:
         self._epoch = tick
         return outlived
 
-    def update(self, ticks: list[int], *, look: bool) -> bool:
-        """Take up the ticks of the old graphs alive, oldest first; tells whether they have grown.
+    def update(self, ticks: list[int], *, count: int, look: bool) -> bool:
+        """Take up the old graphs alive; tells whether there are enough of them, and more than ever since there were.
 
-        They have if enough are alive and, of them, a newer one is while the oldest still is: a container of bounded
-        size lets go of its oldest for each newest, a leak never does.
+        A container of bounded size lets go of one for each that it takes in; a leak does not.
+
+        Args:
+            ticks: Their ticks, oldest first.
+            count: How many there are; more than the ticks where one stands for several.
+            look: Whether this step is a look.
         """
         self.alive = len(ticks)
         self._quiet_steps += 1
         self._quiet_looks += look
-        span = (ticks[0], ticks[-1]) if len(ticks) >= self._steps else (-1, -1)
+        enough = len(ticks) >= self._steps
+        span = (ticks[0], ticks[-1]) if enough else (-1, -1)
         if span[0] != self._span[0] and self._span[0] > -1:
             self._longest = max(self._longest, self._span[1] - self._span[0] + 1)
-        grew = span[0] > -1 and self._span[0] in (-1, span[0]) and span[1] > self._span[1]
+        grew = enough and count > self._most
+        self._most = max(self._most, count) if enough else 0
         self._span = span
         if grew:
             self._quiet_steps, self._quiet_looks = 0, 0

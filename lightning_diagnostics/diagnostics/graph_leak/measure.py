@@ -2,8 +2,10 @@
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -107,8 +109,7 @@ def weigh(
     before: int,
     own: Mapping[int, int],
     free: Mapping[str, float | None],
-    ahead: Ahead,
-    steps_ahead: float,
+    ahead: tuple[Ahead, float],
 ) -> Retention:
     """What one holding keeps alive, in plain numbers.
 
@@ -118,8 +119,7 @@ def weigh(
         before: Graphs whose last backward pass was at this tick or later are not old.
         own: Storages that exist anyway (parameters, buffers).
         free: Free memory by device type.
-        ahead: How far the growth is projected.
-        steps_ahead: Training batches until then.
+        ahead: How far the growth is projected, and the training batches until then.
     """
     where, newest = holding.where, holding.tensors[-1]
     value = holding.visited.get(where, newest)
@@ -150,9 +150,9 @@ def weigh(
         nodes_per_step=walk.nodes / walked,
         bytes_per_step=graph / walked + sum(size for address, size in held.items() if address not in own) / span,
         exact=walk.opened == len(tensors) < LONGEST and walk.nodes < _MOST_WEIGHED,
-        bound=getattr(value, "maxlen", None),
-        ahead=ahead,
-        steps_ahead=steps_ahead,
+        bound=cast("deque[object]", value).maxlen if issubclass(type(value), deque) else None,
+        ahead=ahead[0],
+        steps_ahead=ahead[1],
         free_bytes=free.get(newest.device.type),
         custom=tuple(sorted({name for mark in holding.steps.values() for name in mark.custom})),
     )
@@ -196,15 +196,15 @@ def _walk(tensors: list[Tensor], marks: GraphMarks) -> _Walk:
     return walk
 
 
-def unheld(old: list[GraphMark], *, ahead: Ahead, steps_ahead: float) -> Retention:
+def unheld(old: list[GraphMark], *, ahead: tuple[Ahead, float]) -> Retention:
     """Old steps that are alive without a path to them."""
     return Retention(
         where=None,
         steps=len(old),
         every_step=_gapless([mark.tick for mark in old]),
         first_step=min(mark.step for mark in old),
-        ahead=ahead,
-        steps_ahead=steps_ahead,
+        ahead=ahead[0],
+        steps_ahead=ahead[1],
         exact=False,
         custom=tuple(sorted({name for mark in old for name in mark.custom})),
     )

@@ -47,7 +47,8 @@ class Limits:
     closes_after: int = limit(
         64,
         key="retained-graph.closes_after",
-        meaning="steps without a retained graph, or without growth, after which a finding is closed",
+        meaning="steps without a retained graph, or without growth, after which, and after three looks, a finding is "
+        "closed (it is asked once in so many steps)",
         source="arithmetic: an epoch that clears its list at its end is full again after seven steps; nine times that",
         low=1,
     )

@@ -77,6 +77,11 @@ class Spot:
             return Spot(pieces, self.anchor, self.home, kind or self.kind, self.name)
         return Spot(pieces, len(pieces), len(pieces), kind or self.kind, name)
 
+    def raw(self, name: str) -> "Spot":
+        """A class attribute as it stands in the class, before its descriptor answers for it."""
+        pieces = (*self.pieces, f".__dict__[{name!r}]")
+        return Spot(pieces, len(pieces), len(pieces), self.kind, name)
+
     def variable(self, piece: str, name: str, kind: Kind) -> "Spot":
         """A variable that is not an attribute: a closure's cell, a default argument."""
         pieces = (*self.pieces, piece)
@@ -110,13 +115,21 @@ def user_modules(objects: Iterable[object]) -> dict[str, types.ModuleType]:
     homes = {type(each).__module__.partition(".")[0] for each in objects}
     own: dict[str, types.ModuleType] = {}
     for name, module in list(sys.modules.items()):
-        package, file = name.partition(".")[0], getattr(module, "__file__", None)
+        package, file = name.partition(".")[0], _namespace(module).get("__file__")
         if package == "torch" or _of_a_library(package):
             continue
         written_here = isinstance(file, str) and not _plain_path(file).startswith(libraries)
         if written_here or name == "__main__" or package in homes:
             own[name] = module
     return own
+
+
+def _namespace(module: object) -> dict[str, Any]:
+    """A module's variables, read without its ``__getattr__`` (a lazy module is loaded by that)."""
+    try:
+        return object.__getattribute__(module, "__dict__")
+    except AttributeError:
+        return {}
 
 
 @functools.cache
@@ -141,11 +154,15 @@ def search(roots: Mapping[str, object], visited: dict[tuple[str, ...], object]) 
         roots: Objects to start from, by the expression that evaluates to them.
         visited: Takes up the containers and objects that were opened, by the pieces of their path.
     """
-    queue = deque((Spot((expression,)), value) for expression, value in roots.items())
-    seen = {id(value) for _, value in queue}
+    starts = [(Spot((expression,)), value) for expression, value in roots.items()]
+    seen = {id(value) for _, value in starts}
+    queue = deque(start for start in starts if not issubclass(type(start[1]), types.ModuleType))
+    last = deque(start for start in starts if issubclass(type(start[1]), types.ModuleType))
     left = MOST_OBJECTS
-    with torch._C.DisableTorchFunctionSubclass():
-        while queue and left > 0:
+    with torch._C.DisableTorchFunctionSubclass():  # what a subclass of Tensor does is code of the user
+        while (queue or last) and left > 0:
+            if not queue:  # the run's own objects first, lest a large package use up what may be opened
+                queue, last = last, queue
             spot, value = queue.popleft()
             left -= 1 + min(length(value), LONGEST) // _ITEMS_AN_OBJECT
             visited[spot.pieces] = value
@@ -191,8 +208,10 @@ def _children(spot: Spot, value: Any, kind: type) -> Iterator[tuple[Spot, Any]]:
         yield from _of_module(spot, value)
     elif issubclass(kind, dict):
         yield from _of_dict(spot, value)
+        yield from _of_object(spot, value)
     elif issubclass(kind, list | tuple | deque):
         yield from _of_sequence(spot, value, kind)
+        yield from _of_object(spot, value)
     elif issubclass(kind, set | frozenset):
         base = set if issubclass(kind, set) else frozenset
         yield from ((spot.item("..."), item) for item in itertools.islice(base.__iter__(value), LONGEST))
@@ -235,7 +254,7 @@ def _of_dict(spot: Spot, value: dict[Any, Any]) -> Iterator[tuple[Spot, Any]]:
     items = dict.items(value)
     ends = itertools.islice(items, LONGEST)
     if len(items) > LONGEST:
-        ends = itertools.chain(itertools.islice(items, _HEAD), itertools.islice(reversed(items), _TAIL))
+        ends = itertools.chain(itertools.islice(items, _HEAD), reversed([*itertools.islice(reversed(items), _TAIL)]))
     for key, item in ends:
         if not issubclass(type(item), _ATOMS):
             yield spot.item(repr(key) if _written_as_is(key) else "..."), item
@@ -270,19 +289,24 @@ def _of_function(spot: Spot, function: Any) -> Iterator[tuple[Spot, Any]]:
     for index, default in enumerate(defaults):
         name = code.co_varnames[code.co_argcount - len(defaults) + index]
         yield spot.variable(f".__defaults__[{index}]", name, "closure"), default
+    for name, default in (function.__kwdefaults__ or {}).items():
+        yield spot.variable(f".__kwdefaults__[{name!r}]", name, "closure"), default
     for name, item in list(function.__dict__.items()):
         yield spot.attribute(name), item
 
 
 def _of_namespace(spot: Spot, namespace: Any, kind: Kind) -> Iterator[tuple[Spot, Any]]:
     """Of a module or a class: its variables, and the functions and classes that were written there."""
-    home = namespace.__name__ if isinstance(namespace, types.ModuleType) else namespace.__module__
-    if isinstance(namespace, type) and _of_a_library(str(home), also=("torch",)):
+    is_class = issubclass(type(namespace), type)
+    variables = vars(namespace) if is_class else _namespace(namespace)
+    home = namespace.__module__ if is_class else variables.get("__name__")
+    if is_class and _of_a_library(str(home), also=("torch",)):
         return
-    for name, value in list(vars(namespace).items()):
-        code = isinstance(value, type | types.FunctionType)
+    for name, value in list(variables.items()):
+        code = issubclass(type(value), type | types.FunctionType)
         if not (name.startswith("__") or (code and value.__module__ != home)):
-            yield spot.attribute(name, kind), value
+            raw = is_class and issubclass(type(value), staticmethod | classmethod)
+            yield (spot.raw(name) if raw else spot.attribute(name, kind)), value
 
 
 def _of_object(spot: Spot, value: Any) -> Iterator[tuple[Spot, Any]]:

@@ -3,9 +3,12 @@
 import enum
 import gc
 import importlib
+import importlib.util
 import math
 import os
-from collections import OrderedDict, defaultdict
+import sys
+import types
+from collections import OrderedDict, defaultdict, deque
 from typing import Any
 
 import pytest
@@ -18,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from lightning_diagnostics import Finding, GraphLeakDetector
 from lightning_diagnostics.diagnostics.graph_leak import search
-from tests.diagnostics.graph_leak import sick
+from tests.diagnostics.graph_leak import elsewhere, sick
 from tests.diagnostics.graph_leak.sick import Classifier
 from tests.helpers import trainer
 
@@ -462,3 +465,130 @@ def test_the_users_own_modules_are_searched_wherever_they_lie_and_however_they_a
     assert set(names) <= set(found)
     assert "mine" not in search.user_modules([nn.Linear(1, 1)])
     assert not {"torch", "logging", "lightning", "lightning_diagnostics.probes"} & set(found)
+
+
+def test_a_search_loads_no_lazy_module_and_asks_no_proxy(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Proxy:
+        @property
+        def __class__(self) -> type:  # type: ignore[override]  # as lazy proxies do
+            raise AssertionError("the proxy was asked")
+
+    (tmp_path / "loaded_late.py").write_text("raise AssertionError('the module was loaded')\n")
+    spec = importlib.util.spec_from_file_location("loaded_late", tmp_path / "loaded_late.py")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    late = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(late)
+    monkeypatch.setitem(sys.modules, "loaded_late", late)
+    monkeypatch.setattr(elsewhere, "proxy", Proxy(), raising=False)
+    monkeypatch.setattr(elsewhere, "KEPT", [], raising=False)
+    (finding,) = diagnosed(kept(None, lambda h, x, i: elsewhere.KEPT.append(x)))
+    assert finding.where == "sys.modules['tests.diagnostics.graph_leak.elsewhere'].KEPT"
+
+
+def test_an_attribute_called_maxlen_bounds_nothing() -> None:
+    class Sequence(sick.OneAttributeAStep):
+        maxlen = "512"
+
+    (finding,) = diagnosed(Sequence())
+    assert (finding.where, str(finding.severity)) == ("model", "WARNING")
+
+
+def test_a_subclass_of_tensor_is_weighed_without_its_own_code() -> None:
+    class Own(Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert "numel" not in str(func)
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    (finding,) = diagnosed(kept([], lambda h, x, i: h.append(x.as_subclass(Own))))
+    assert finding.where == "model.h"
+
+
+def test_too_little_at_each_place_is_searched_for_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    class BestAndWindow(Classifier):
+        def keep(self, loss: Tensor, logits: Tensor) -> None:
+            self.window = deque([*getattr(self, "window", ()), loss], maxlen=5)
+            self.best = getattr(self, "best", loss)
+
+    searches: list[int] = []
+    find = GraphLeakDetector._search
+    monkeypatch.setattr(GraphLeakDetector, "_search", lambda self, *a, **k: searches.append(1) or find(self, *a, **k))
+    assert diagnosed(BestAndWindow(), batches=1000) == []
+    assert len(searches) <= 10
+
+
+class KeepsInDefaults(Classifier):
+    @staticmethod
+    def put(loss: Tensor, store: list[Tensor] = []) -> None:  # noqa: B006  # the mistake itself
+        store.append(loss)
+
+    def keep(self, loss: Tensor, logits: Tensor) -> None:
+        self.put(loss)
+
+
+class KeepsInKeywords(Classifier):
+    def keep(self, loss: Tensor, logits: Tensor, *, store: list[Tensor] = []) -> None:  # noqa: B006  # the mistake itself
+        store.append(loss)
+
+
+class Attributed(dict[str, Any]):
+    """A dict with an attribute."""
+
+
+class KeepsBesideItems(Classifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Attributed()
+        self.store.kept = []
+
+    def keep(self, loss: Tensor, logits: Tensor) -> None:
+        self.store.kept.append(loss)
+
+
+@pytest.mark.parametrize(
+    ("make", "where"),
+    [
+        (KeepsInDefaults, "type(model).__dict__['put'].__func__.__defaults__[0]"),
+        (KeepsInKeywords, "type(model).keep.__kwdefaults__['store']"),
+        (KeepsBesideItems, "model.store.kept"),
+    ],
+)
+def test_defaults_and_attributes_of_containers_are_read_too(make: Any, where: str) -> None:
+    module = make()
+    (finding,) = diagnosed(module)
+    assert finding.where == where
+    assert isinstance(eval(where, {"model": module}), list)
+
+
+@pytest.mark.parametrize("length", [100, 300])
+def test_a_buffer_of_bounded_length_is_closed_when_it_is_full_however_long_it_is(length: int) -> None:
+    def put(h: Any, x: Tensor, i: int) -> None:
+        h.append(x)
+        del h[:-length]
+
+    (finding,) = diagnosed(kept([], put), batches=600)
+    assert finding.status == "closed"
+    assert finding.last_step < length + 50
+
+
+def test_a_holder_deep_in_the_model_is_found_beside_a_large_package() -> None:
+    names = {f"f{i}": (lambda: None) for i in range(100)}
+    module = types.ModuleType("large_package")
+    module.__file__ = __file__
+    for index in range(2000):
+        cls = type(f"C{index}", (), {**names, "__module__": "large_package"})
+        setattr(module, cls.__name__, cls)
+
+    class Deep(sick.OfASubmodule):
+        def keep(self, loss: Tensor, logits: Tensor) -> None:
+            self.net[0].store = getattr(self.net[0], "store", {"a": {"b": []}})
+            self.net[0].store["a"]["b"].append(loss)
+
+    sys.modules["large_package"] = module
+    try:
+        (finding,) = diagnosed(Deep())
+    finally:
+        del sys.modules["large_package"]
+    assert finding.where == "model.net[0].store['a']['b']"
