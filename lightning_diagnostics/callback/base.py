@@ -286,7 +286,9 @@ class DiagnosticCallback(Callback):
         except Exception as fault:  # promise 2: it never kills the run
             if self.strict:
                 raise
-            self._report(act.__name__, fault)
+            if act.__name__ not in self._failed:
+                self._failed.add(act.__name__)
+                self._report(act.__name__, fault)
 
     def _switch_off(self, place: str, fault: Exception) -> None:
         """Report a fault of our own once and fall silent; under ``strict`` raise it instead."""
@@ -298,16 +300,16 @@ class DiagnosticCallback(Callback):
 
     def _report(self, place: str, fault: Exception) -> None:
         """Put a fault of our own into the log, with its traceback, and into the findings, as a note."""
-        self._log_fault("%s failed in %s and is switched off; training goes on", place, fault)
+        name = type(self).__name__
+        outcome = "is switched off" if self._off else "goes on"
+        with contextlib.suppress(Exception):  # a handler of the user's may raise
+            logger.error("%s failed in %s and %s; training goes on", name, place, outcome, exc_info=fault)
         trainer = self._run.trainer if self._run is not None else None
         if trainer is None:
             return
-        what = f"{type(self).__name__} failed ({type(fault).__name__}: {fault}) and has seen nothing since."
-        self._always(self.note_blind, trainer, what, "Please report it with the traceback in the log.")
-
-    def _log_fault(self, text: str, place: str, fault: Exception) -> None:
-        with contextlib.suppress(Exception):  # a handler of the user's may raise
-            logger.error(text, type(self).__name__, place, exc_info=fault)
+        what = f"{name} failed in {place} ({type(fault).__name__}: {fault}) and {outcome}."
+        with contextlib.suppress(Exception):  # it stands in the log already
+            self.note_blind(trainer, what, "Please report it with the traceback in the log.")
 
 
 def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:

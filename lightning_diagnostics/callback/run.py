@@ -1,5 +1,6 @@
 """What the diagnostics of one Trainer share: the journal, and the places where it is shown."""
 
+import contextlib
 import json
 import logging
 import os
@@ -71,8 +72,7 @@ class Run:
         if len(self._announced) < len(self._members):
             return
         terminal.set_up()
-        if self._shows():
-            logger.info("watching %s", "; ".join(self._announced))
+        self._outlet("the log", lambda _: logger.info("watching %s", "; ".join(self._announced)))
         if self._carried:
             self._carried = False
             for finding in self.journal.findings:
@@ -84,7 +84,7 @@ class Run:
         if change is Change.UPDATED:
             return
         if self._shows() and change in (Change.OPENED, Change.WORSENED) and finding.severity > Severity.INFO:
-            terminal.say(finding)
+            self._outlet("the log", lambda _: terminal.say(finding))
         self._write(finding, change.value)
         self._draw(step)
 
@@ -126,7 +126,8 @@ class Run:
         if self._members or not self._announced or not self._shows():
             return
         findings = self.journal.findings
-        logger.info("%s", terminal.summary(findings, steps=step, undecided=self._undecided, ending=ending))
+        text = terminal.summary(findings, steps=step, undecided=self._undecided, ending=ending)
+        self._outlet("the log", lambda _: logger.info("%s", text))
         for finding in findings:
             self._write(finding, "ended")
         if findings:
@@ -160,7 +161,8 @@ class Run:
             act(trainer)
         except Exception:  # promise 2: it never kills the run
             self._broken.add(name)
-            logger.exception("%s cannot be written and is switched off; training goes on", name)
+            with contextlib.suppress(Exception):  # the log may be what is broken
+                logger.exception("%s cannot be written and is switched off; training goes on", name)
 
 
 def _worse(mine: Finding, theirs: Finding) -> bool:

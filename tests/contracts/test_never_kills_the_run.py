@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from tests.contracts.cells import Cell, run
 from tests.contracts.planting import SITES, TEMPLATES, PlantedError, own_hooks, planted, site_name
-from tests.helpers import KINDS, Member, accusations, alive, every_kind, fit, heard, trainer
+from tests.helpers import KINDS, LOGGER, Member, accusations, alive, every_kind, fit, heard, trainer
 from tests.patients import BATCHES, Student, loader, of_room
 
 every_site = pytest.mark.parametrize(("member", "site"), SITES, ids=site_name)
@@ -196,3 +196,26 @@ def test_a_blocked_findings_file_fails(logger: Callable[[Path], Any], tmp_path: 
 
 def test_there_are_faults_to_plant() -> None:
     assert len(SITES) > len(KINDS) * len(TEMPLATES)
+
+
+class _Refuses(logging.Handler):
+    """Fails on whatever it is given, as a handler does that turns warnings into errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise PlantedError(record.getMessage())
+
+
+@every_kind
+def test_a_handler_of_the_users_that_raises_costs_its_lines_and_nothing_else(member: Member) -> None:
+    refuses, diagnostic = _Refuses(logging.INFO), member(strict=False)
+    patient = of_room(member.room)[0]
+    LOGGER.addHandler(refuses)
+    before = LOGGER.level
+    LOGGER.setLevel(logging.INFO)
+    try:
+        fit(trainer(diagnostic), patient.make(sick=True))
+    finally:
+        LOGGER.removeHandler(refuses)
+        LOGGER.setLevel(before)
+    assert accusations(diagnostic)
+    assert not diagnostic._off
