@@ -191,13 +191,17 @@ def serving(logdir: Path) -> Iterator[str]:
 
 @contextmanager
 def background(command: list[Any], **options: Any) -> Iterator[Any]:
-    """A process that is ended at the end of the block; gives the lines that it prints."""
+    """A process that is ended at the end of the block, whether it wants to or not; gives the lines that it prints."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
     with process:
         try:
             yield process.stdout
         finally:
             process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def awaited(log: Any, pattern: str) -> str:
