@@ -9,18 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_diagnostics.diagnostics.activations.callback import ActivationMonitor
     from lightning_diagnostics.diagnostics.graph_leak.callback import GraphLeakDetector
     from lightning_diagnostics.findings import Finding, Severity
 
 __version__ = "0.1.0"
 
 _REGISTRY = {
+    "ActivationMonitor": "lightning_diagnostics.diagnostics.activations.callback",
     "Finding": "lightning_diagnostics.findings",
     "GraphLeakDetector": "lightning_diagnostics.diagnostics.graph_leak.callback",
     "Severity": "lightning_diagnostics.findings",
 }
 
-__all__ = ["Finding", "GraphLeakDetector", "Severity"]
+__all__ = ["ActivationMonitor", "Finding", "GraphLeakDetector", "Severity"]
 
 
 def __getattr__(name: str) -> Any:

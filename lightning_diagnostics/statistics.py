@@ -1,5 +1,11 @@
 """Floor 1: tensors or arrays in, numbers out. Knows no module, step or layer name."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
 
 def projected_share(per_step: float, *, steps: float, free: float) -> float:
     """The share of the free memory that steady growth will have taken.
@@ -28,3 +34,196 @@ def projected_share(per_step: float, *, steps: float, free: float) -> float:
     if per_step == 0 or steps == 0:
         return 0.0
     return per_step * steps / free if free > 0 else float("inf")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared differences from the mean: what a variance is made of.
+
+    Merging two gives what one pass over all values would have given (Chan, Golub & LeVeque 1979, pairwise update), up
+    to rounding. The fields are numbers, or arrays of one shape that are merged element by element.
+
+    Attributes:
+        count: How many values.
+        mean: Their mean.
+        squares: The sum of their squared differences from the mean.
+    """
+
+    count: Any
+    mean: Any
+    squares: Any
+
+    def merge(self, other: "Moments") -> "Moments":
+        """The moments of both together; both must have at least one value.
+
+        Example:
+            >>> Moments(2, 1.0, 2.0).merge(Moments(1, 4.0, 0.0))
+            Moments(count=3, mean=2.0, squares=8.0)
+        """
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        mean = self.mean + apart * (other.count / count)
+        squares = self.squares + other.squares + apart * apart * (self.count * other.count / count)
+        return Moments(count, mean, squares)
+
+    @property
+    def variance(self) -> Any:
+        """The mean squared difference from the mean (the variance of these values, not of what they are a sample of)."""
+        return self.squares / self.count
+
+
+def silence_bound(samples: int, *, confidence: float = 0.95) -> float:
+    """How often a unit that was silent on all of ``samples`` independent samples may be active at the most.
+
+    The exact upper confidence limit ``1 - (1 - confidence)**(1 / samples)`` of a proportion of which nothing was seen;
+    for large samples and 95 % it is nearly ``3 / samples``, the rule of three (Hanley & Lippman-Hand 1983).
+
+    Args:
+        samples: Samples seen, 1 or more.
+        confidence: Of the limit, between 0 and 1.
+
+    Raises:
+        ValueError: if an argument is outside of that.
+
+    Example:
+        >>> round(silence_bound(300), 5)
+        0.00994
+    """
+    # Validate the arguments.
+    if not samples >= 1:
+        raise ValueError(f"samples={samples!r}: allowed is 1 or more")
+    _probability("confidence", confidence)
+
+    # Compute the limit.
+    return -math.expm1(math.log1p(-confidence) / samples)
+
+
+def false_silence(units: int, samples: int, *, activity: float) -> float:
+    """The probability that at least one of several healthy units is silent on all samples, and so looks dead.
+
+    Args:
+        units: Units of the layer, 1 or more.
+        samples: Independent samples, 0 or more.
+        activity: The probability with which each unit is active on a sample, between 0 and 1.
+
+    Returns:
+        ``1 - (1 - (1 - activity)**samples)**units``.
+
+    Raises:
+        ValueError: if an argument is outside of that.
+
+    Example:
+        >>> round(false_silence(512, 1000, activity=0.01), 4)
+        0.0219
+    """
+    # Validate the arguments.
+    if not units >= 1:
+        raise ValueError(f"units={units!r}: allowed is 1 or more")
+    if not samples >= 0:
+        raise ValueError(f"samples={samples!r}: allowed is 0 or more")
+    _probability("activity", activity)
+
+    # Compute the probability, without losing small ones to rounding.
+    one = math.exp(samples * math.log1p(-activity))
+    return 1.0 if one == 1.0 else -math.expm1(units * math.log1p(-one))
+
+
+def samples_needed(units: int, *, activity: float = 0.01, alpha: float = 0.05) -> int:
+    """How many silent samples it takes to call a unit of a layer dead.
+
+    So many that, of ``units`` units that are each active on a share ``activity`` of independent samples, the chance
+    that any is silent on all of them is at most ``alpha`` (Šidák 1967): the smallest n with
+    ``1 - (1 - (1 - activity)**n)**units <= alpha``.
+
+    Args:
+        units: Units of the layer, 1 or more.
+        activity: The least activity that counts as alive, between 0 and 1.
+        alpha: The chance of a false verdict for the layer, between 0 and 1.
+
+    Raises:
+        ValueError: if an argument is outside of that.
+
+    Example:
+        >>> samples_needed(512)
+        917
+    """
+    # Validate the arguments.
+    if not units >= 1:
+        raise ValueError(f"units={units!r}: allowed is 1 or more")
+    _probability("activity", activity)
+    _probability("alpha", alpha)
+
+    # Compute the number.
+    one = -math.expm1(math.log1p(-alpha) / units)
+    return math.ceil(math.log(one) / math.log1p(-activity))
+
+
+def merge_histograms(
+    one: tuple[int, Sequence[float]], other: tuple[int, Sequence[float]], *, signed: bool
+) -> tuple[int, list[float]]:
+    """Two histograms that reach to powers of two, as one that reaches to the larger: exact, since buckets only pool.
+
+    Args:
+        one: The exponent of the end, and an even number of counts in buckets of equal width.
+        other: The same, with as many buckets.
+        signed: Whether the buckets begin at the negative of the end, or at 0.
+
+    Raises:
+        ValueError: if the numbers of buckets differ.
+
+    Example:
+        >>> merge_histograms((0, [1, 2, 3, 4]), (1, [5, 0, 0, 0]), signed=False)
+        (1, [8, 7, 0, 0])
+    """
+    # Validate the arguments.
+    if len(one[1]) != len(other[1]):
+        raise ValueError(f"{len(one[1])} and {len(other[1])} buckets: expected as many of one as of the other")
+
+    # Compute the counts.
+    exponent = max(one[0], other[0])
+    wide = (_pooled(counts, exponent - own, signed) for own, counts in (one, other))
+    return exponent, [a + b for a, b in zip(*wide, strict=True)]
+
+
+def _pooled(counts: Sequence[float], doublings: int, signed: bool) -> list[float]:
+    """The counts in buckets that reach ``2**doublings`` times as far."""
+    pooled, size = [0 * count for count in counts], len(counts)
+    middle = size // 2 if signed else 0
+    for index, count in enumerate(counts):
+        pooled[middle + ((index - middle) >> min(doublings, 64))] += count
+    return pooled
+
+
+def ks_distance(one: Sequence[float], other: Sequence[float]) -> float:
+    """The Kolmogorov-Smirnov distance of two histograms over the same buckets.
+
+    Args:
+        one: Counts, of which at least one is positive.
+        other: The same, with as many buckets.
+
+    Returns:
+        The largest difference of their cumulative shares: 0 for the same distribution, 1 for disjoint ones. What
+        differs within a bucket is not seen.
+
+    Raises:
+        ValueError: if the numbers of buckets differ, or a histogram is empty.
+
+    Example:
+        >>> ks_distance([1, 1, 0], [0, 1, 1])
+        0.5
+    """
+    # Validate the arguments.
+    if len(one) != len(other):
+        raise ValueError(f"{len(one)} and {len(other)} buckets: expected as many of one as of the other")
+    total, others = sum(one), sum(other)
+    if not (total > 0 and others > 0):
+        raise ValueError(f"counts that sum to {total!r} and {others!r}: expected at least one in each histogram")
+
+    # Compute the distance.
+    cumulative = zip(accumulate(one), accumulate(other), strict=True)
+    return max(abs(a / total - b / others) for a, b in cumulative)
+
+
+def _probability(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name}={value!r}: allowed is more than 0 and less than 1")

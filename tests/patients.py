@@ -13,11 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 BATCHES = 8
 """Training batches in an epoch of `loader`, in one process."""
 
+ROWS = 64
+"""Rows in a batch: in `BATCHES` of them, as many as a verdict on the units of a `Student` takes (503)."""
+
 
 class Rows(Dataset):
     """A regression whose rows are augmented with draws from all three global generators."""
 
-    def __init__(self, rows: int = 4 * BATCHES) -> None:
+    def __init__(self, rows: int = ROWS * BATCHES) -> None:
         draw = torch.Generator().manual_seed(7)
         self.inputs = torch.randn(rows, 4, generator=draw)
         self.targets = self.inputs.sum(dim=1)
@@ -31,8 +34,8 @@ class Rows(Dataset):
 
 
 def loader(batches: int = BATCHES, *, shuffle: bool = True, **more: Any) -> DataLoader:
-    """Batches of four rows; the loader has no generator of its own, so it draws from the global one."""
-    return DataLoader(Rows(4 * batches), batch_size=4, shuffle=shuffle, **more)
+    """Batches of `ROWS` rows; the loader has no generator of its own, so it draws from the global one."""
+    return DataLoader(Rows(ROWS * batches), batch_size=ROWS, shuffle=shuffle, **more)
 
 
 class Student(LightningModule):
@@ -147,6 +150,32 @@ class MovingAverage(Student):
         self.average = 0.9 * self.average + 0.1 * (loss if self.sick else loss.detach())
 
 
+class SaturatedTanh(Student):
+    """A tanh whose inputs are a thousand times too large: all of its outputs are -1 or 1."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.net[2] = nn.Tanh()
+        if self.sick:
+            with torch.no_grad():
+                self.net[1].weight.fill_(1000.0)
+
+
+class DeadReLU(Student):
+    """A ReLU whose inputs are negative by far, for every sample: none of its units is ever on."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.sick:
+            kill_units(self)
+
+
+def kill_units(module: Student) -> None:
+    """Make the bias before the ReLU of a `Student` strongly negative."""
+    with torch.no_grad():
+        module.net[1].bias.fill_(-30.0)
+
+
 Diagnosed = tuple[str, str | None, int]
 """Code, place and first step of a finding."""
 
@@ -174,6 +203,8 @@ def _patient(room: str, make: Callable[..., Student], *findings: Diagnosed) -> P
 
 
 PATIENTS = (
+    _patient("activations", DeadReLU, ("ACT101", "net.2", 0)),
+    _patient("activations", SaturatedTanh, ("ACT103", "net.2", 0)),
     _patient("graph_leak", RunningLoss, ("MEM101", "model.running_loss", 0)),
     _patient("graph_leak", LossList, ("MEM101", "model.losses", 0)),
     _patient("graph_leak", OutputList, ("MEM102", "model.outputs", 0)),

@@ -52,6 +52,7 @@ class DiagnosticCallback(Callback):
     rules: ClassVar[tuple[Rule, ...]]
     blind_rule: ClassVar[Rule]
     default_limits: ClassVar[Any]
+    state_outlives_run: ClassVar[bool] = False  # whether `room_state` is still right after `detach`
 
     # Lightning gives every callback the module's bound ``log`` and ``log_dict`` and never takes them back. We draw by
     # `draw`, and do not take them: through them a callback would keep the module alive, and copies would carry it.
@@ -108,6 +109,13 @@ class DiagnosticCallback(Callback):
     def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The training epoch ends, on every rank, before the module's own hook."""
 
+    def share(self) -> Any:
+        """What this rank tells the others where all ranks meet (the end of an epoch, of a validation)."""
+        return None
+
+    def take_in(self, trainer: Trainer, pl_module: LightningModule, shared: list[Any]) -> None:
+        """Take up what the ranks shared, in their order; ranks that are switched off or shared None are left out."""
+
     def undecided(self) -> list[str]:
         """What it was too early to say when the run ended."""
         return []
@@ -156,10 +164,18 @@ class DiagnosticCallback(Callback):
         if self._run.is_own(finding):
             self._run.show(*self._run.journal.close(finding), step=step)
 
-    def draw(self, trainer: Trainer, measurement: object, *, step: int) -> None:
-        """Send the drawn fields of a measurement to every logger."""
+    def draw(self, trainer: Trainer, *measurements: object, step: int) -> None:
+        """Send the drawn fields of measurements to every logger."""
         assert self._run is not None
-        self._run.draw(tensorboard.scalars(measurement), step=step)
+        values: dict[str, float | tensorboard.Histogram] = {}
+        for measurement in measurements:
+            values |= tensorboard.drawn(measurement)
+        self._run.draw(values, step=step)
+
+    def lay_out(self, category: str, *measurements: type) -> None:
+        """Arrange the curves of measurements on TensorBoard's custom-scalars page, once a run."""
+        assert self._run is not None
+        self._run.lay_out(category, tensorboard.layout(*measurements))
 
     # The life of a run.
 
@@ -178,7 +194,12 @@ class DiagnosticCallback(Callback):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._safely(self.epoch_end, trainer, pl_module)
-        self._merge(trainer)
+        self._meet(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._meet(trainer, pl_module)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -227,7 +248,8 @@ class DiagnosticCallback(Callback):
             return
         self._joined = False
         undecided = [] if self._off else self._safely(self.undecided) or []
-        self._room_at_end = self._safely(self.room_state) or {}
+        if not self.state_outlives_run:
+            self._room_at_end = self._safely(self.room_state) or {}
         self._always(self.detach)
         if self._run is not None:
             self._always(self._run.leave, self.state_key, step, undecided, ending)
@@ -243,10 +265,12 @@ class DiagnosticCallback(Callback):
             self._act(trainer, [finding])
         return finding
 
-    def _merge(self, trainer: Trainer) -> None:
-        """Bring the findings of all ranks together. Collective: it runs whether this rank is switched off or not."""
+    def _meet(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring together what all ranks know. Collective: it runs whether this rank is switched off or not."""
         if self._run is None or insides.process_count(trainer) == 1:
             return
+        shared = [each for each in insides.gather(trainer, self._safely(self.share)) if each is not None]
+        self._safely(self.take_in, trainer, pl_module, shared)
         made = insides.gather(trainer, [finding.to_dict() for finding in self.findings if finding.key in self._made])
         everyone = [[Finding.from_dict(plain) for plain in plains] for plains in made]
         for rank, theirs in enumerate(everyone):

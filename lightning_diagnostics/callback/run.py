@@ -13,13 +13,16 @@ from lightning.pytorch import Trainer
 
 from lightning_diagnostics import tensorboard
 from lightning_diagnostics.callback import terminal
-from lightning_diagnostics.callback.trainer import epoch_end_step, experiments, run_folder
+from lightning_diagnostics.callback.trainer import epoch_end_step, experiments, plain_writer, run_folder
 from lightning_diagnostics.findings import Change, Finding, Journal, Severity
 
 logger = logging.getLogger("lightning_diagnostics")
 
 FINDINGS_FILE = "findings.jsonl"
 """The file in the run's folder; one event a line, of which the last one per code and place wins."""
+
+LAYOUT_RUN = "diagnostics"
+"""The run beside the user's that holds the layout of the custom-scalars page, and nothing else."""
 
 RANK = "global_rank"
 """The evidence that names the rank which alone has seen a finding."""
@@ -41,6 +44,7 @@ class Run:
         self._undecided: list[str] = []
         self._broken: set[str] = set()
         self._drawn_at: dict[str, int] = {}
+        self._laid_out: set[str] = set()
         self._carried = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,17 +109,25 @@ class Run:
         trainer, rank = self.trainer, finding.evidence.get(RANK)
         return trainer is None or rank == trainer.global_rank or rank not in range(trainer.world_size)
 
-    def draw(self, values: Mapping[str, float], *, step: int) -> None:
-        """Send scalars to every logger; one that fails does not keep the others from them.
+    def draw(self, values: Mapping[str, float | tensorboard.Histogram], *, step: int) -> None:
+        """Send numbers to every logger, and histograms to those that can show them.
 
-        Several looks can fall on one step of the axis (accumulation): there a tag is drawn once, the first time.
+        One that fails does not keep the others from theirs. Several looks can fall on one step of the axis
+        (accumulation): there a tag is drawn once, the first time.
         """
         values = {tag: value for tag, value in values.items() if self._drawn_at.get(tag) != step}
         if not values:
             return
         self._drawn_at.update(dict.fromkeys(values, step))
         for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
-            self._outlet(f"logger {index}", lambda _, one=one: one.log_metrics(dict(values), step=step))
+            self._outlet(f"logger {index}", lambda _, one=one: _draw_to(one, values, step))
+
+    def lay_out(self, category: str, charts: Mapping[str, list[str]]) -> None:
+        """Arrange curves on TensorBoard's custom-scalars page, once a run."""
+        if category in self._laid_out:
+            return
+        self._laid_out.add(category)
+        self._outlet("the layout in TensorBoard", lambda trainer: _write_layout(trainer, category, charts))
 
     def leave(self, member: str, step: int, undecided: list[str], ending: str) -> None:
         """A diagnostic is done; the last one closes the run."""
@@ -163,6 +175,21 @@ class Run:
             self._broken.add(name)
             with contextlib.suppress(Exception):  # the log may be what is broken
                 logger.exception("%s cannot be written and is switched off; training goes on", name)
+
+
+def _draw_to(logger: Any, values: Mapping[str, float | tensorboard.Histogram], step: int) -> None:
+    """Draw to one logger: to TensorBoard's in one record, to others number by number."""
+    if tensorboard.write_values(plain_writer(logger), values, step=step):
+        return
+    logger.log_metrics(tensorboard.scalars(values), step=step)
+    tensorboard.write_histograms(getattr(logger, "experiment", None), values, step=step)
+
+
+def _write_layout(trainer: Trainer, category: str, charts: Mapping[str, list[str]]) -> None:
+    for writer in tensorboard.text_writers(experiments(trainer)):
+        folder = getattr(writer, "log_dir", None) or getattr(writer, "logdir", None)
+        if isinstance(folder, str):
+            tensorboard.write_layout(f"{folder.rstrip('/')}/{LAYOUT_RUN}", category, charts)
 
 
 def _worse(mine: Finding, theirs: Finding) -> bool:

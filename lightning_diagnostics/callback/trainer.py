@@ -66,6 +66,21 @@ def experiments(trainer: Trainer) -> list[object]:
     return [experiment for experiment in found if experiment is not None]
 
 
+def plain_writer(logger: object) -> object | None:
+    """The SummaryWriter of a TensorBoard logger that writes what it is given and nothing else; None for others."""
+    if getattr(type(logger).log_metrics, "__module__", "") not in _TENSORBOARD_LOGGERS or getattr(
+        logger, "_prefix", ""
+    ):
+        return None
+    return getattr(logger, "experiment", None)
+
+
+_TENSORBOARD_LOGGERS = frozenset(
+    f"{package}.loggers.tensorboard"
+    for package in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
+)
+
+
 def process_count(trainer: Trainer) -> int:
     """The number of processes that train together and can exchange objects."""
     ready = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -87,12 +102,20 @@ def stop(trainer: Trainer) -> None:
     trainer.should_stop = True
 
 
+def is_wholly_compiled(module: LightningModule) -> bool:
+    """Whether the LightningModule itself was compiled, its steps included."""
+    return getattr(module, "_compiler_ctx", None) is not None
+
+
+def compiled_frames() -> int:
+    """How many functions ``torch.compile`` has met in this process so far."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return 0 if dynamo is None else int(dynamo.counters["frames"]["total"])
+
+
 def is_compiled(module: LightningModule) -> bool:
     """Whether the module or a submodule was compiled, or ``torch.compile`` any function in this process."""
-    if getattr(module, "_compiler_ctx", None) is not None:
-        return True
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    if dynamo is not None and dynamo.counters["frames"]["total"]:
+    if is_wholly_compiled(module) or compiled_frames():
         return True
     return any(_is_compiled(part) for part in module.modules())
 

@@ -12,6 +12,9 @@ from tests.helpers import KINDS, Member
 TEMPLATES = ("attach", "detach", "watching", "epoch_end", "undecided", "room_state", "load_room_state")
 """What a room implements beside Lightning's hooks."""
 
+WHERE_RANKS_MEET = ("share", "take_in")
+"""What it implements beside them for several processes."""
+
 HOOKS = tuple(name for name in vars(Callback) if not name.startswith("_") and name != "state_key")
 
 
@@ -22,6 +25,9 @@ def own_hooks(kind: type[DiagnosticCallback]) -> list[str]:
 
 SITES = tuple((member, name) for member in KINDS for name in (*own_hooks(member.kind), *TEMPLATES))
 """Every place where a registered callback may fail."""
+
+RANK_SITES = (*SITES, *((member, name) for member in KINDS for name in WHERE_RANKS_MEET))
+"""The same with several processes."""
 
 
 class PlantedError(RuntimeError):

@@ -12,7 +12,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from tests.patients import BATCHES, LossList, Rows, Student, loader
+from tests.patients import BATCHES, ROWS, LossList, Rows, Student, loader
+
+
+ACTIVATIONS = frozenset({"activations"})
 
 
 @dataclass
@@ -24,7 +27,8 @@ class Situation:
         settings: Of the Trainer.
         data: Of ``fit``; the usual loaders if empty.
         prepare: What is done to the network; gives what is passed to ``fit``.
-        enough: Whether there are enough graphs for a verdict.
+        enough: Whether there is enough to be seen for a verdict.
+        unseen: Rooms whose illness cannot be seen, or is none, in this situation.
     """
 
     kind: type[Student] = LossList
@@ -32,6 +36,7 @@ class Situation:
     data: dict[str, Any] = field(default_factory=dict)
     prepare: Callable[[Student], Any] = lambda module: module
     enough: bool = True
+    unseen: frozenset[str] = frozenset()
 
 
 # Networks.
@@ -150,7 +155,7 @@ def _compiled_part_in_place(module: Student) -> Student:
 
 
 def _endless() -> dict[str, Any]:
-    return {"train_dataloaders": DataLoader(Endless(), batch_size=4)}
+    return {"train_dataloaders": DataLoader(Endless(), batch_size=ROWS)}
 
 
 def situations(folder: Path) -> dict[str, Situation]:
@@ -159,9 +164,11 @@ def situations(folder: Path) -> dict[str, Situation]:
     tensorboard = TensorBoardLogger(folder / "tensorboard")
     return {
         "plain": Situation(),
-        "compiled module": Situation(LogsOutsideTheGraph, prepare=lambda m: torch.compile(m, backend="eager")),
-        "compiled net": Situation(prepare=_compiled_net),
-        "net compiled in place": Situation(prepare=_compiled_in_place),
+        "compiled module": Situation(
+            LogsOutsideTheGraph, prepare=lambda m: torch.compile(m, backend="eager"), unseen=ACTIVATIONS
+        ),
+        "compiled net": Situation(prepare=_compiled_net, unseen=ACTIVATIONS),
+        "net compiled in place": Situation(prepare=_compiled_in_place, unseen=ACTIVATIONS),
         "layer compiled in place": Situation(prepare=_compiled_part_in_place),
         "CSV logger": Situation(settings={"logger": CSVLogger(folder)}),
         "TensorBoard logger": Situation(settings={"logger": tensorboard}),
@@ -189,7 +196,7 @@ def situations(folder: Path) -> dict[str, Situation]:
         "None sometimes": Situation(kind=SometimesNone),
         "None always": Situation(kind=AlwaysNone, enough=False),
         "no parameters": Situation(kind=NoParameters, enough=False),
-        "frozen backbone": Situation(kind=FrozenBackbone),
+        "frozen backbone": Situation(kind=FrozenBackbone, unseen=ACTIVATIONS),
         "LBFGS": Situation(kind=Lbfgs),
         "a dict with the loss": Situation(kind=DictLoss),
         "two training loaders": Situation(kind=TwoLoaders, data={"train_dataloaders": {"a": loader(), "b": loader(4)}}),

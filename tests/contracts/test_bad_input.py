@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -32,6 +32,8 @@ def _of_annotation(annotation: Any) -> list[list[Any]]:
         float: ["many", "0.5", True, [0.5], math.nan],
         str: [3, [], b"word"],
     }
+    if get_origin(annotation) is Sequence:  # of strings: a string alone would be read letter by letter
+        return [[3, "word", [3], ["word", ""], {"a": "mapping"}]]
     return [wrong.get(annotation, [3, "word", ["a list"]])] if annotation is not NoneType else []
 
 

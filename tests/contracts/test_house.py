@@ -77,8 +77,8 @@ def test_the_floors_are_held_apart(house: Path) -> None:
     [
         ("statistics.py", "import lightning_diagnostics.callback"),
         ("statistics.py", "import lightning.pytorch"),
-        ("probes.py", "from lightning_diagnostics.findings import Finding"),
-        ("probes.py", "import tensorboard"),
+        ("probes/graphs.py", "from lightning_diagnostics.findings import Finding"),
+        ("probes/graphs.py", "import tensorboard"),
         ("tensorboard.py", "import lightning_diagnostics.callback"),
         ("catalogue.py", "import torch"),
         ("findings/finding.py", "import torch"),

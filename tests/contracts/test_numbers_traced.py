@@ -33,7 +33,7 @@ def _pattern(tag: str) -> str:
 
 
 def _read(folder: Path) -> EventAccumulator:
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0, "histograms": 0})
     return events.Reload()
 
 
@@ -45,7 +45,7 @@ def _drawn(folder: Path, patient: Any, *callbacks: Callback, **settings: Any) ->
 
 def _undeclared(member: Member, events: EventAccumulator) -> set[str]:
     patterns = [_pattern(tag) for tag in _declared(member)]
-    ours = set(events.Tags()["scalars"]) - USERS
+    ours = {*events.Tags()["scalars"], *events.Tags()["histograms"]} - USERS
     return {tag for tag in ours if not any(re.fullmatch(pattern, tag) for pattern in patterns)}
 
 
@@ -96,7 +96,8 @@ def test_no_step_goes_back_and_none_is_drawn_twice(member: Member, settings: dic
 def test_every_declared_number_is_drawn_for_some_patient(member: Member, tmp_path: Path) -> None:
     tags: set[str] = set()
     for patient in of_room(member.room):
-        tags |= set(_drawn(tmp_path / str(patient), patient.make(sick=True), member()).Tags()["scalars"])
+        drawn = _drawn(tmp_path / str(patient), patient.make(sick=True), member()).Tags()
+        tags |= {*drawn["scalars"], *drawn["histograms"]}
     never = {tag for tag in _declared(member) if not any(re.fullmatch(_pattern(tag), drawn) for drawn in tags)}
     assert never == set()
 

@@ -1,8 +1,7 @@
-"""Floor 2: where on a torch model a number is taken. Knows torch.nn only."""
+"""The autograd graph of a step: its nodes, marks on them that tell how long it lives, and what it saved."""
 
 import functools
 import itertools
-import os
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ from torch.autograd.graph import Node
 # lifetime says nothing about the graph of a step.
 with torch.enable_grad():  # whoever imports this may have switched gradients off
     _leaf = torch.zeros(1, requires_grad=True, device="cpu")
-    _ACCUMULATE_GRAD: type = type(
+    ACCUMULATE_GRAD: type = type(
         _leaf.view(1).grad_fn.next_functions[0][0]  # pyright: ignore[reportOptionalMemberAccess]  # a view of a leaf has a grad_fn
     )
 
@@ -35,7 +34,7 @@ def graph_nodes(roots: Iterable[Node | None], *, most: int, seen: set[Node] | No
     seen.update(queue)
     while queue and most > 0:
         node = queue.popleft()
-        if type(node) is _ACCUMULATE_GRAD:
+        if type(node) is ACCUMULATE_GRAD:
             continue
         yield node
         most -= 1
@@ -130,7 +129,7 @@ class GraphMarks:
         key, before, queue = self._key, self.marked, [root]
         for node in queue:  # grows as it goes; the mark itself tells which nodes were visited
             kind = type(node)
-            if kind is _ACCUMULATE_GRAD or key in (own := _metadata(node)):
+            if kind is ACCUMULATE_GRAD or key in (own := _metadata(node)):
                 continue
             own[key] = mark
             self.marked += 1
@@ -209,6 +208,22 @@ def _saved_names(kind: type[Node]) -> tuple[str, ...]:
     return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
 
 
+def saved_tensors(node: Node) -> dict[str, Tensor]:
+    """The tensors that a node of torch's own saved for its backward, by name; those packed by a hook are left out."""
+    found: dict[str, Tensor] = {}
+    if _is_custom(type(node)):
+        return found
+    for name in _saved_names(type(node)):
+        try:
+            saved: Any = getattr(node, name)
+            data = saved.data if getattr(saved, "unpack_hook", saved) is None else None
+        except RuntimeError:  # freed
+            continue
+        if isinstance(data, Tensor):
+            found[name.removeprefix("_raw_saved_")] = data.detach()
+    return found
+
+
 def _unhooked(saved: Any) -> dict[int, int]:
     """The storage of a SavedTensor that no hook packed; nothing where that cannot be told (torch before 2.9)."""
     if saved is None or not hasattr(saved, "unpack_hook") or saved.unpack_hook is not None:
@@ -233,44 +248,3 @@ def storage(tensor: Tensor) -> dict[int, int]:
         return {address: size} if address and size else {}
     except (RuntimeError, NotImplementedError, ValueError):  # ValueError: a lazy parameter that was never called
         return {}
-
-
-def memory_in_use(device: torch.device) -> int | None:
-    """Bytes in use: of the device's allocator, for the CPU the resident size of this process; None if unknown."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    if device.type == "cpu":
-        return _proc_pages("/proc/self/statm")
-    return None
-
-
-def memory_free(device: torch.device) -> int | None:
-    """Bytes that are free on the device, for the CPU available to new programs; None if unknown."""
-    if device.type == "cuda":
-        return (
-            torch.cuda.mem_get_info(device)[0]
-            + torch.cuda.memory_reserved(device)
-            - torch.cuda.memory_allocated(device)
-        )
-    if device.type == "cpu":
-        return _proc_available("/proc/meminfo")
-    return None
-
-
-def _proc_pages(path: str) -> int | None:
-    """The resident size that Linux states in ``/proc/self/statm``."""
-    try:
-        with open(path, encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _proc_available(path: str) -> int | None:
-    """The available memory that Linux states in ``/proc/meminfo``."""
-    try:
-        with open(path, encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError, IndexError):
-        return None

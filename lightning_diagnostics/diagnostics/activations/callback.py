@@ -1,0 +1,386 @@
+"""`ActivationMonitor`: dead, dying and saturated units, the scale of activations by depth, and the first NaN."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, is_look, one_of, whole_number
+from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.diagnostics.activations import rules as room
+from lightning_diagnostics.diagnostics.activations.budget import Budget, Pace
+from lightning_diagnostics.diagnostics.activations.looking import Looking
+from lightning_diagnostics.diagnostics.activations.measure import (
+    Layer,
+    LayerActivations,
+    LayerReading,
+    Look,
+    NonFinite,
+    Overview,
+)
+from lightning_diagnostics.diagnostics.activations.nonfinite import Origin
+from lightning_diagnostics.diagnostics.activations.window import RECENT, Window
+from lightning_diagnostics.findings import Finding, Rule, TooEarly
+
+Compiled = Literal["skip", "eager"]
+
+_DRAWN_AT_FIRST, _HISTOGRAMS_AT_FIRST = 40, 8  # looks that are drawn before the cadence sets the pace
+_KEPT_APART = 256  # looks of a rank that wait for the others; of more, two and two are put together
+_CLOSES_AFTER = 3  # verdicts in a row that find nothing
+_OF_LAYERS = (room.dead_units, room.dying_units, room.saturated_units, room.dead_at_init)
+_OF_DEPTH = (room.exploding_activations, room.vanishing_activations)
+
+
+class ActivationMonitor(DiagnosticCallback):
+    """Watches the activations of training batches: dead, dying and saturated units, their scale by depth, NaN and Inf.
+
+    It sees activation modules and functional calls alike (``nn.ReLU``, ``F.relu``, ``x.relu_()``, ``clamp(min=0)``,
+    GELU, SiLU, tanh, ... ). A layer is the path of the module (``block1.act``) or of the module that makes the call, a
+    slash and the function (``block1/relu``); calls at other lines, and after other layers, are layers of their own
+    (``block1/relu.2``). A unit is a feature, or a channel at all of its positions. It is dead if it was off on every
+    training sample of the window, which spans as many looks (and epochs) as it takes to tell a dead unit from a rare
+    one; on several ranks it is dead if it is so on all of them.
+
+    Looks are the first batch and the last of every epoch, at least eight spread over it, and one every
+    ``every_n_train_steps``. Between looks nothing is done at all: no hook, no function mode. At a look two hooks of the
+    process and a function mode see the calls of the forward pass, the arithmetic is done on the device, and one
+    transfer brings its results (a few numbers a unit) to the host, one more whether the loss is finite. No output is
+    kept; small ones are copied, up to 4 MB.
+
+    What is drawn, under ``activations/<quantity>/<layer>``: dead share, zeros, mean, standard deviation, extremes,
+    signal, saturated share, drift between epochs, and a histogram with 64 buckets; in TensorBoard also as charts on the
+    Custom Scalars page. The first forty looks (eight of the histograms) are drawn, and then one every
+    ``every_n_train_steps`` on average.
+
+    Findings: ``dead-units`` (ACT101), ``dying-units`` (ACT102), ``saturated-units`` (ACT103), ``exploding-activations``
+    (ACT104), ``vanishing-activations`` (ACT105), ``nonfinite-activation`` (ACT106); notes ``dead-at-init`` (ACT801),
+    ``unwatched-activations`` (ACT901).
+
+    Args:
+        every_n_train_steps: A batch is looked at at least this often, counted within the epoch.
+        include: Patterns of layer names, as in a shell (``"encoder.*"``); only layers that match one are watched. All
+            if None.
+        exclude: Patterns of layer names that are not watched.
+        max_layers: Layers that are drawn at the most: the worst, and others spread over the depth. All are judged.
+        histograms: Whether to draw histograms.
+        compiled: ``"skip"`` leaves compiled modules alone and says so; ``"eager"`` runs the steps that are looked at
+            without compiled code, whose numerics may differ in the last bits.
+        on_finding: What to do about a finding: ``"report"`` it, ``"stop"`` training after the batch, or ``"raise"`` a
+            ``FindingError``. With several processes the ranks agree on it at the end of the epoch or of a validation.
+        at: The severity from which ``"stop"`` and ``"raise"`` act: ``"warning"`` or ``"error"``.
+        limits: Limits to override, by name, e.g. ``{"dead-units.share": 0.7}``.
+        strict: Raise our own faults instead of switching off (for tests).
+
+    Raises:
+        ValueError: if a word or a limit is not known, or a value is not allowed.
+        TypeError: if a value is of the wrong kind.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_diagnostics import ActivationMonitor
+        >>> trainer = Trainer(callbacks=[ActivationMonitor()], logger=False, enable_checkpointing=False)
+    """
+
+    rules = room.RULES[:-1]
+    blind_rule = room.unwatched_activations
+    default_limits = room.Limits()
+    state_outlives_run = True
+
+    def __init__(
+        self,
+        *,
+        every_n_train_steps: int = 50,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        max_layers: int = 30,
+        histograms: bool = True,
+        compiled: Compiled = "skip",
+        on_finding: OnFinding = "report",
+        at: At = "warning",
+        limits: dict[str, float] | None = None,
+        strict: bool = False,
+    ) -> None:
+        # Validate the arguments.
+        whole_number("every_n_train_steps", every_n_train_steps, low=1)
+        whole_number("max_layers", max_layers, low=1)
+        one_of("compiled", compiled, get_args(Compiled))
+        if compiled == "eager" and not hasattr(torch.compiler, "set_stance"):
+            raise ValueError(f"compiled={compiled!r}: with torch {torch.__version__} allowed is 'skip' (needs 2.6)")
+        if not isinstance(histograms, bool):
+            raise TypeError(f"histograms={histograms!r}: allowed are True and False")
+        self.include = _patterns("include", include)
+        self.exclude = _patterns("exclude", exclude)
+        super().__init__(on_finding=on_finding, at=at, limits=limits, strict=strict)
+
+        # Set up a monitor that has seen nothing.
+        self.every_n_train_steps = every_n_train_steps
+        self.max_layers = max_layers
+        self.histograms = histograms
+        self.compiled: Compiled = compiled
+        self.forget()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget everything about the steps of this process."""
+        eager = self.compiled == "eager"
+        self._looking = Looking(include=self.include, exclude=self.exclude, eager=eager, names=self._names)
+        self._draws = Pace(first=_DRAWN_AT_FIRST, every=self.every_n_train_steps)
+        self._histogram_draws = Pace(first=_HISTOGRAMS_AT_FIRST, every=self.every_n_train_steps)
+        self._budget = Budget(self.max_layers)
+        self._step = 0
+        self._drawn = self._first_of_epoch = False
+        self._waiting: list[tuple[Look, bool]] = []  # looks that other ranks have not met yet, and which begin an epoch
+        self._layers: dict[str, Layer] = {}
+        self._finite_at: int | None = None  # the last look at which all was finite
+        self._blind = ""
+        self._last: Look | None = None
+
+    # The life of a run.
+
+    @override
+    def forget(self) -> None:
+        self._names: dict[str, str] = {}
+        known = self._limits
+        self._window = Window(activity=known.activity, alpha=known.alpha, saturated=known.saturated)
+        self._looks = 0
+        self._quiet: dict[tuple[str, str], int] = {}  # verdicts in a row that did not repeat an open finding
+        self._early: dict[str, TooEarly] = {}
+
+    @override
+    def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._reset()
+
+    @override
+    def detach(self) -> None:
+        self._looking.cancel()
+        self._waiting = []
+        self._last = None
+
+    @override
+    def watching(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        return self._looking.prepare(pl_module)
+
+    @override
+    def undecided(self) -> list[str]:
+        if not self._early:
+            return []
+        name, verdict = min(self._early.items(), key=lambda item: item[1].have / item[1].need)
+        more = f" (and {len(self._early) - 1} more layers)" if len(self._early) > 1 else ""
+        return [f"units of {name}{more}: {verdict.have} of the {verdict.need} {verdict.unit} that a verdict needs"]
+
+    # A step.
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._looking.cancel()
+        length = insides.batches_per_epoch(trainer)
+        if not is_look(batch_idx, batches=length, every=self.every_n_train_steps):
+            return
+        self._step = insides.log_step(trainer)
+        self._first_of_epoch = batch_idx == 0
+        self._drawn = self._draws.take(self._step)
+        histogram = self.histograms and self._histogram_draws.take(self._step)
+        histograms = histogram or (self.histograms and self._first_of_epoch)
+        self._looking.begin(trainer, pl_module, batch, first=self._first_of_epoch, histograms=histograms)
+
+    @override
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if not self._looking.on:
+            return
+        self._looking.loss(pl_module, loss)
+        if pl_module.automatic_optimization:
+            self._end_look(trainer, pl_module)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._looking.on:
+            self._end_look(trainer, pl_module)
+
+    def _end_look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        look, layers, origin = self._looking.end(step=self._step, drawn=self._drawn)
+        self._note_blindness(trainer, look)
+        self._judge_finite(trainer, look, layers, origin)
+        self._layers |= layers
+        self._waiting.append((look, self._first_of_epoch))
+        if insides.process_count(trainer) == 1:
+            self._take_up(trainer, [(self._layers, self._waiting)])
+            self._waiting = []
+        elif len(self._waiting) > _KEPT_APART:
+            self._waiting = _in_pairs(self._waiting, self._layers)
+
+    # Where the ranks meet.
+
+    @override
+    def share(self) -> Any:
+        mine, self._waiting = (dict(self._layers), self._waiting), []
+        return mine
+
+    @override
+    def take_in(self, trainer: Trainer, pl_module: LightningModule, shared: list[Any]) -> None:
+        self._take_up(trainer, shared)
+        self._judge(trainer)
+
+    @override
+    def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._looking.cancel()
+        if insides.process_count(trainer) == 1:
+            self._judge(trainer)
+
+    def _take_up(
+        self, trainer: Trainer, shared: Sequence[tuple[Mapping[str, Layer], Sequence[tuple[Look, bool]]]]
+    ) -> None:
+        """Take up looks, those of all ranks at one step together."""
+        for layers, _ in shared:
+            self._window.know(layers)
+        for together in zip(*(looks for _, looks in shared), strict=False):
+            look, first = _merged([look for look, _ in together], self._window.layers), together[0][1]
+            self._window.update(look)
+            if first:
+                self._window.begin_epoch(look)
+            self._looks += 1
+            self._last = look
+            if self._looks % RECENT == 0:
+                self._judge(trainer)
+            if look.drawn:
+                self._draw(trainer, look)
+
+    # Verdicts.
+
+    def _judge(self, trainer: Trainer) -> None:
+        """Put every layer before its rules, and take back what no longer holds."""
+        if self._last is None:
+            return
+        step, found = self._last.step, set[tuple[str, str]]()
+        self._window.remember(list(self._last.readings))
+        self._early = {}
+        for name in self._window.seen:
+            measured = self._window.layer(name)
+            for rule in _OF_LAYERS:
+                self._ask(trainer, rule, measured, step, found)
+        for depth in self._window.depths():
+            for rule in _OF_DEPTH:
+                self._ask(trainer, rule, depth, step, found)
+        for finding in self._judged():
+            quiet = 0 if finding.key in found else self._quiet.get(finding.key, 0) + 1
+            self._quiet[finding.key] = quiet
+            if quiet >= _CLOSES_AFTER:
+                self.close(finding, step=step)
+
+    def _ask(self, trainer: Trainer, rule: Rule, measured: Any, step: int, found: set[tuple[str, str]]) -> None:
+        verdict = self.judge(trainer, rule, measured, step=step)
+        if isinstance(verdict, Finding):
+            found.add(verdict.key)
+        elif isinstance(verdict, TooEarly) and isinstance(measured, LayerActivations):
+            self._early[measured.layer] = verdict
+
+    def _judged(self) -> list[Finding]:
+        """The open findings that a later verdict may take back: NaN is not one of them."""
+        own = {rule.code for rule in (*_OF_LAYERS, *_OF_DEPTH)}
+        return [finding for finding in self.findings if finding.status == "open" and finding.code in own]
+
+    def _judge_finite(self, trainer: Trainer, look: Look, layers: Mapping[str, Layer], origin: Origin | None) -> None:
+        """Report the first output that is not finite, from the graph of the loss or else from what was read."""
+        if origin is None:
+            broken = [name for name, reading in look.readings.items() if not reading.finite]
+            if not broken or any(layer.trains for layer in layers.values()):
+                self._finite_at = look.step if not broken else self._finite_at
+                return
+            where = min(broken, key=lambda name: layers[name].order)
+            reading = look.readings[where]
+            what = "NaN" if reading.low != reading.low else "Inf"
+            origin = Origin(where, what, "", None, None, "")
+        self.judge(
+            trainer,
+            room.nonfinite_activation,
+            NonFinite(**vars(origin), step=look.step, before=self._finite_at),
+            step=look.step,
+        )
+
+    def _note_blindness(self, trainer: Trainer, look: Look) -> None:
+        """Say, as a note, what cannot be seen, when that is first known and when there is more of it."""
+        blind = self._looking.blind
+        if not look.readings and not blind:
+            blind = ["this step: no activation was called, or none that include and exclude leave"]
+        text = "; ".join(blind)
+        if text and text != self._blind:
+            self._blind = text
+            self.note_blind(
+                trainer,
+                f"blind in {text}.",
+                'compiled models: compiled="eager"; else nothing, where these parts are known to be well.',
+            )
+
+    # Drawing.
+
+    def _draw(self, trainer: Trainer, look: Look) -> None:
+        if not (trainer.is_global_zero and trainer.loggers):
+            return
+        layers = [self._window.layer(name, reading) for name, reading in look.readings.items()]
+        ill = {finding.where for finding in self._judged() if finding.where is not None}
+        chosen = set(self._budget.choose(layers, ill))
+        shares = [layer.dead_share for layer in layers if layer.dead_share is not None]
+        overview = Overview(len(layers), len(layers) - len(chosen), max(shares, default=None))
+        self.draw(trainer, overview, *(layer for layer in layers if layer.layer in chosen), step=look.step)
+        self.lay_out("activations", Overview, LayerActivations)
+
+    # Asking and resuming.
+
+    def units(self, layer: str) -> dict[str, list[int | None]]:
+        """When the units of a layer died and came back.
+
+        Args:
+            layer: Its name, as in the charts and findings.
+
+        Returns:
+            ``"onset"``: of every unit the step of its first silent look, None if it is not dead now; ``"revival"``: the
+            step at which it last came back to life, None if it never did. Steps on the axis of ``self.log``.
+
+        Raises:
+            ValueError: if no such layer was seen.
+        """
+        if layer not in self._window.seen:
+            known = ", ".join(map(repr, self._window.seen)) or "none yet"
+            raise ValueError(f"layer={layer!r}: known are {known}")
+        onset, revival = self._window.units(layer)
+        return {"onset": onset, "revival": revival}
+
+    @override
+    def room_state(self) -> dict[str, Any]:
+        return {"names": dict(self._names), "window": self._window.state(), "looks": self._looks}
+
+    @override
+    def load_room_state(self, state: Mapping[str, Any]) -> None:
+        self._names.update(state["names"])
+        self._window.load(state["window"])
+        self._looks = state["looks"]
+
+
+def _patterns(name: str, value: Sequence[str] | None) -> tuple[str, ...]:
+    """Patterns as a tuple; one string alone would be read letter by letter."""
+    if value is None:
+        return ()
+    listed = isinstance(value, list | tuple)
+    if not listed or not all(isinstance(each, str) and each for each in value):
+        raise TypeError(f"{name}={value!r}: expected a list of patterns such as ['encoder.*']")
+    return tuple(value)
+
+
+def _merged(looks: Sequence[Look], layers: Mapping[str, Layer]) -> Look:
+    """The looks of several ranks at one step (or of one rank at several) as one."""
+    merged: dict[str, LayerReading] = {}
+    for look in looks:
+        for name, reading in look.readings.items():
+            signed = layers[name].family != "rectifier"
+            merged[name] = merged[name].merge(reading, signed=signed) if name in merged else reading
+    return Look(looks[0].step, any(look.drawn for look in looks), merged)
+
+
+def _in_pairs(waiting: Sequence[tuple[Look, bool]], layers: Mapping[str, Layer]) -> list[tuple[Look, bool]]:
+    """Half as many looks, two and two as one: which are put together depends on their number alone."""
+    pairs = [waiting[index : index + 2] for index in range(0, len(waiting), 2)]
+    return [(_merged([look for look, _ in pair], layers), any(first for _, first in pair)) for pair in pairs]

@@ -1,0 +1,425 @@
+"""Which activations a forward pass calls, as modules and as functions, under which name, and on which tensor."""
+
+import os
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+
+from lightning_diagnostics.probes.graphs import ACCUMULATE_GRAD, grad_fn
+from lightning_diagnostics.probes.kinds import PRODUCTS, Kind, Role, is_known, role_of_call, role_of_module
+
+ROOT = "self"
+"""What the module itself is called, in the name of a call that it makes outside of its submodules."""
+
+
+@dataclass(eq=False)
+class Site:
+    """A place of the model where an activation is called: a layer of the diagnosis.
+
+    Attributes:
+        name: Path of the module, or of the module that makes the call, a slash and the function.
+        kind: The activation.
+        axis: Where its units lie in its output.
+        source: File and line of the call.
+        follows: The module with weights, or the norm, that the signal came through last; empty if unknown.
+        functional: Whether it is a call, not a module.
+        order: Its place in the forward pass it was first seen in.
+        segment: How many norms came before it in that pass.
+        trains: Whether gradients flow through it.
+        gate: Whether its output was seen to multiply something.
+        head: Whether it was seen between the last weights and the loss (None: no backward pass was announced).
+    """
+
+    name: str
+    kind: Kind
+    axis: int
+    source: str
+    follows: str
+    functional: bool
+    order: int
+    segment: int
+    trains: bool = False
+    gate: bool = False
+    head: bool | None = None
+
+
+@dataclass
+class _Signal:
+    """What the forward pass last went through that has weights or normalises."""
+
+    path: str = ""
+    shape: tuple[int, ...] = ()
+    axis: int | None = None
+
+
+class CallWatch:
+    """Sees the activations of a forward pass while it is switched on.
+
+    Modules are seen by two hooks of the whole process, so that nothing is on the user's modules and a copy of them
+    carries nothing; calls by a function mode. Neither raises into the user's step: a fault is raised by `stop`.
+
+    Args:
+        take: Called with the site and the output. It must not keep the output: an in-place operation may change it,
+            and it would stay in memory.
+        names: The names given so far, which are kept over a resume; taken up and added to.
+    """
+
+    def __init__(self, take: Callable[[Site, Tensor], None], names: dict[str, str]) -> None:
+        self._take = take
+        self.names = names
+        """What was passed for them."""
+        self.sites: dict[tuple[str, ...], Site] = {}
+        """Every site seen so far, by what tells it from others."""
+        self.unreadable: set[str] = set()
+        """Names of sites whose outputs cannot be read (wrapped, sparse, and the like)."""
+        self._paths: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+        self._root: weakref.ref[nn.Module] | None = None
+        self._handles: list[Any] = []
+        self._mode: _CallMode | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._stack: list[nn.Module] = []
+        self._signal = _Signal()
+        self._order = self._segment = 0
+        self._ends: list[tuple[Node, Site]] = []
+        self._gates: dict[int, tuple[weakref.ref[Tensor], Site]] = {}
+        self._made: list[tuple[Node, str]] = []
+        self._faults: list[Exception] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._take, self.names)  # a copy has no part in the hooks and the model of the original
+
+    def start(self, module: nn.Module, *, functional: bool, running: Callable[[], bool]) -> None:
+        """Watch until `stop`, or until ``running`` says no.
+
+        Args:
+            module: The model; names are paths in it.
+            functional: Whether calls are watched too.
+            running: Asked in every hook, for a run that broke off without a word.
+        """
+        self.stop()
+        if self._root is None or self._root() is not module:
+            self._root = weakref.ref(module)
+            self._name_modules(module)
+
+        def before(module: nn.Module, args: Any) -> None:
+            if torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
+                return  # a compiler's look, or the recomputation of a checkpoint
+            if not running():
+                self._unhook()
+                return
+            self._stack.append(module)
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            if torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
+                return
+            if not self._stack or self._stack[-1] is not module:  # it was running when the watch began
+                return
+            self._stack.pop()
+            self._guard(self._see_module, module, output)
+
+        hooks = nn.modules.module
+        self._handles = [
+            hooks.register_module_forward_pre_hook(before),
+            hooks.register_module_forward_hook(after, always_call=True),
+        ]
+        if functional:
+            self._mode = _CallMode(self)
+            self._mode.__enter__()
+
+    def stop(self) -> None:
+        """Take hooks and mode down, forget the pass, and raise what went wrong in it."""
+        self._unhook()
+        if self._mode is not None:
+            _take_down(self._mode)
+            self._mode = None
+        faults = self._faults
+        self._reset()
+        if faults:
+            raise faults[0]
+
+    def made(self) -> dict[Node, str]:
+        """The nodes of the graph at which the outputs of this pass were made, with the module or call that made them."""
+        return dict(self._made)
+
+    def mark_head(self, nodes: set[Node]) -> None:
+        """Tell the sites of this pass that lie between the last weights and the loss, by the nodes that do."""
+        for node, site in self._ends:
+            site.head = (site.head is not False) and node in nodes
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether any call outside of the modules is known."""
+        return any(site.functional for site in self.sites.values())
+
+    def _unhook(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if self._mode is not None:
+            self._mode.armed = False
+
+    def _guard(self, act: Callable[..., None], *args: Any) -> None:
+        """Act outside of every function mode, ours included; a fault ends the watch."""
+        try:
+            with torch._C.DisableTorchFunction():
+                act(*args)
+        except Exception as fault:  # noqa: BLE001  # see the class
+            self._unhook()
+            self._faults.append(fault)
+
+    # What is seen.
+
+    def _see_module(self, module: nn.Module, output: Any) -> None:
+        role = role_of_module(module)
+        if role is None or not isinstance(output, Tensor):
+            return
+        if role.activation is None:
+            self._pass_through(role, self._path(module), output)
+        else:
+            self._see_activation(role.activation, self._path(module), output, functional=False)
+
+    def see_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
+    ) -> None:
+        """A function of interest was called: what it was is looked up, and what it made is taken."""
+        if function in PRODUCTS:
+            self._guard(self._see_product, args)
+        elif isinstance(out, Tensor) and not (self._stack and role_of_module(self._stack[-1]) is not None):
+            self._guard(self._see_function, function, args, kwargs, out)
+
+    def _see_function(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
+    ) -> None:
+        role = role_of_call(function, args, kwargs)
+        if role is None:
+            return
+        path = self._path(self._stack[-1]) if self._stack else ROOT
+        name = role.activation.name if role.activation is not None else function.__name__
+        if role.activation is None:
+            self._pass_through(role, f"{path}/{name}", output)
+        else:
+            self._see_activation(role.activation, f"{path}/{name}", output, functional=True)
+
+    def _see_product(self, args: tuple[Any, ...]) -> None:
+        for arg in args:
+            known = self._gates.get(id(arg))
+            if known is not None and known[0]() is arg:
+                known[1].gate = True
+
+    def _pass_through(self, role: Role, path: str, output: Tensor) -> None:
+        self._keep_node(path, output)
+        self._segment += role.norm
+        self._signal = _Signal(path, tuple(output.shape), role.axis)
+
+    def _see_activation(self, kind: Kind, path: str, output: Tensor, *, functional: bool) -> None:
+        signal = self._signal if self._signal.shape == tuple(output.shape) else _Signal()
+        source = _source()
+        key = (path, source, signal.path)
+        site = self.sites.get(key)
+        if site is None:
+            axis = signal.axis if signal.axis is not None else (-1 if output.dim() == 3 else 1)
+            name = self._named(path, key, functional)
+            site = Site(name, kind, axis, source, signal.path, functional, self._order, self._segment)
+            self.sites[key] = site
+        self._order += 1
+        node = self._keep_node(site.name, output)
+        if node is not None:
+            site.trains = True
+            self._ends.append((node, site))
+        if kind.family == "saturating" and self._mode is not None:
+            self._gates[id(output)] = weakref.ref(output), site
+        plain = plain_tensor(output)
+        if plain is None:
+            self.unreadable.add(site.name)
+        else:
+            self._take(site, plain)
+
+    def _keep_node(self, name: str, output: Tensor) -> Node | None:
+        node = grad_fn(output) if output.requires_grad else None
+        if node is not None:
+            self._made.append((node, name))
+        return node
+
+    # Names.
+
+    def _named(self, path: str, key: tuple[str, ...], functional: bool) -> str:
+        """The path, and from the second place on a number: kept for every place as it was first given."""
+        text = " < ".join(key)
+        if text not in self.names:
+            taken = set(self.names.values())
+            number, name = 1, path
+            while name in taken:
+                number += 1
+                name = f"{path}.{number}" if functional else f"{path}/{number}"
+            self.names[text] = name
+        return self.names[text]
+
+    def _path(self, module: nn.Module) -> str:
+        """The path of a module in the model; one that is not registered in it goes by its class."""
+        path = self._paths.get(module)
+        if path is None:
+            root = self._root() if self._root is not None else None
+            if root is not None:
+                self._name_modules(root)  # it may have come since
+            path = self._paths.get(module)
+        if path is None:
+            outer = next((p for m in reversed(self._stack) if (p := self._paths.get(m)) is not None), ROOT)
+            path = f"{outer}/{type(module).__name__}"
+            self._paths[module] = path
+        return path
+
+    def _name_modules(self, root: nn.Module) -> None:
+        for path, module in root.named_modules():
+            self._paths[module] = path or ROOT
+
+
+class _CallMode(TorchFunctionMode):
+    """Shows a `CallWatch` the calls of this thread."""
+
+    def __init__(self, watch: CallWatch) -> None:
+        super().__init__()
+        self._watch = watch
+        self.armed = True
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if self.armed and (is_known(func) or func in PRODUCTS) and not torch.compiler.is_compiling():
+            self._watch.see_call(func, args, kwargs or {}, out)
+        return out
+
+
+def _take_down(mode: TorchFunctionMode) -> None:
+    """Take a mode off the stack, wherever it lies (the user may have set one over it, e.g. a default device)."""
+    if not any(each is mode for each in _get_current_function_mode_stack()):
+        return
+    above: list[Any] = []
+    while (top := _pop_mode()) is not mode:
+        above.append(top)
+    for each in reversed(above):
+        _push_mode(each)
+
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_PASSED_THROUGH = frozenset(
+    _TORCH + file
+    for file in (
+        *("overrides.py", "_tensor.py", "_jit_internal.py", "functional.py", os.path.join("nn", "functional.py")),
+        *(os.path.join("nn", "modules", "module.py"), os.path.join("utils", "_contextlib.py")),
+    )
+)
+
+
+def _source() -> str:
+    """File and line of the call that is being seen."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file != __file__ and file not in _PASSED_THROUGH:
+            return f"{os.path.basename(file)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "unknown"
+
+
+def plain_tensor(tensor: Tensor) -> Tensor | None:
+    """A tensor that arithmetic can be done on, detached; None for one that only looks like it.
+
+    Subclasses that change what operations do (sharded, batched by ``vmap``, nested), sparse, complex, whole-numbered
+    and empty ones, and those without storage are not read.
+    """
+    if type(tensor) not in (Tensor, nn.Parameter):
+        if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            return None
+        tensor = tensor.as_subclass(Tensor)
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return None
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta or not tensor.is_floating_point():
+        return None
+    if tensor.numel() == 0 or tensor.dim() == 0:
+        return None
+    return tensor.detach()
+
+
+def head_nodes(root: Node | None, *, most: int = 2_000) -> set[Node]:
+    """The nodes between a loss and the last operations that use a parameter: what comes after all the weights."""
+    if root is None:
+        return set()
+    found, queue = {root}, [root]
+    for node in queue:
+        children = [child for child, _ in node.next_functions if child is not None]
+        if any(_is_weight(child) for child in children):
+            found.discard(node)
+            continue
+        for child in children:
+            if child not in found and len(found) < most:
+                found.add(child)
+                queue.append(child)
+    return found
+
+
+def _is_weight(node: Node | None, depth: int = 4) -> bool:
+    """Whether a node gives a parameter, or what was made of parameters alone (cast, transposed, normalised)."""
+    if node is None or depth == 0:
+        return False
+    if type(node) is ACCUMULATE_GRAD:
+        return True
+    children = node.next_functions
+    return bool(children) and all(_is_weight(child, depth - 1) for child, _ in children)
+
+
+@dataclass(frozen=True)
+class Blind:
+    """What of a model cannot be watched from outside.
+
+    Attributes:
+        compiled: Paths of compiled modules.
+        scripted: Paths of scripted modules.
+        fused: Paths of recurrent modules whose kernels apply their activations inside.
+    """
+
+    compiled: tuple[str, ...] = ()
+    scripted: tuple[str, ...] = ()
+    fused: tuple[str, ...] = ()
+
+
+def blind_parts(root: nn.Module) -> Blind:
+    """The parts of a model whose activations are not called from Python, outermost ones only."""
+    compiled: list[str] = []
+    scripted: list[str] = []
+    fused: list[str] = []
+    inside: list[str] = []
+    for path, module in root.named_modules():
+        if any(path.startswith(outer + ".") for outer in inside):
+            continue
+        if "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None:
+            compiled.append(path or ROOT)
+        elif isinstance(module, torch.jit.ScriptModule):
+            scripted.append(path or ROOT)
+        elif isinstance(module, nn.RNNBase):
+            fused.append(path or ROOT)
+        else:
+            continue
+        inside.append(path)
+    return Blind(tuple(compiled), tuple(scripted), tuple(fused))
+
+
+def activation_modules(root: nn.Module) -> list[str]:
+    """The paths of a model's activation modules."""
+    return [
+        path
+        for path, module in root.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+        and (role := role_of_module(module)) is not None
+        and role.activation is not None
+    ]

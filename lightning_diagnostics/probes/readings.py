@@ -1,0 +1,244 @@
+"""What is read of activations: arithmetic on their device, together for those of one shape, and one transfer."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_diagnostics.probes.kinds import Family
+
+BUCKETS = 64
+"""Of a histogram."""
+
+SATURATED = 0.99
+"""How far out an output is saturated, on the scale on which the ends of the range are -1 and 1.
+
+There the derivative of tanh, and of the sigmoid, is below 2 % of its largest value.
+"""
+
+SAMPLE = 16_384
+"""The most elements of one call that go into a histogram."""
+
+_SMALL = 65_536  # elements; smaller outputs are copied and computed together, larger ones at once
+_CHUNK = 4_194_304  # elements computed at a time, which bounds the memory that a look takes
+_PENDING = 1_048_576  # elements of copies that wait
+_WHOLE = 4  # numbers of a call besides those of its units: low, high, exponent of the histogram, elements in it
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What was read of one call, or of a part of a large one, in numbers on the host.
+
+    Attributes:
+        positions: Values per unit: samples times places (of an image, of a sequence).
+        mean: Of each unit.
+        squares: Sum of squared differences from that mean, of each unit.
+        count: Of each unit: rectifiers: positive outputs; smooth ones: sum of absolute outputs; saturating ones:
+            saturated outputs; others: 0.
+        low: The smallest output.
+        high: The largest output.
+        exponent: The histogram reaches to two to this power, from its negative or from 0 (rectifiers).
+        histogram: Elements in each of `BUCKETS` buckets of equal width; None where none was asked for.
+    """
+
+    positions: int
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    count: NDArray[np.float64]
+    low: float
+    high: float
+    exponent: int = 0
+    histogram: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Calls that are computed together: alike in all of this."""
+
+    shape: tuple[int, ...]
+    axis: int
+    family: Family
+    ends: tuple[float, float]
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Readings:
+    """Takes the outputs of a pass one by one and keeps no reference to them; `collect` gives the numbers.
+
+    Args:
+        histograms: Whether to compute histograms as well.
+    """
+
+    def __init__(self, *, histograms: bool) -> None:
+        self._histograms = histograms
+        self._waiting: dict[_Group, tuple[list[int], list[Tensor]]] = {}
+        self._waits = 0
+        self._results: dict[torch.device, list[Tensor]] = {}
+        self._layout: dict[torch.device, list[tuple[list[int], int, int]]] = {}
+
+    def take(self, key: int, output: Tensor, *, axis: int, family: Family, ends: tuple[float, float]) -> None:
+        """Take an output.
+
+        Args:
+            key: What the reading is to be found under.
+            output: A detached tensor of floating-point numbers, of shape (samples, units, ...) or (..., units).
+            axis: Where its units lie: 1, or -1 for the last.
+            family: Of the activation.
+            ends: Of its range.
+        """
+        with torch.no_grad():
+            for part in _parts(_by_units(output, axis)):
+                group = _Group(tuple(part.shape), axis, family, ends, part.dtype, part.device)
+                if part.numel() > _SMALL:
+                    self._compute(group, [key], part.unsqueeze(0))
+                    continue
+                keys, copies = self._waiting.setdefault(group, ([], []))
+                keys.append(key)
+                copies.append(part.clone())
+                self._waits += part.numel()
+                if self._waits > _PENDING:
+                    self._flush()
+
+    def collect(self) -> dict[int, list[Reading]]:
+        """Everything taken, by key; one transfer from each device."""
+        with torch.no_grad():
+            self._flush()
+            found: dict[int, list[Reading]] = {}
+            for device, results in self._results.items():
+                numbers = torch.cat(results).to("cpu", torch.float64).numpy()
+                self._unpack(numbers, self._layout[device], found)
+        self._results, self._layout = {}, {}
+        return found
+
+    def _flush(self) -> None:
+        for group, (keys, copies) in self._waiting.items():
+            self._compute(group, keys, torch.stack(copies))
+        self._waiting, self._waits = {}, 0
+
+    def _compute(self, group: _Group, keys: list[int], values: Tensor) -> None:
+        units = unit_sums(values, group.family, group.ends)
+        whole = [values.amin(dim=(1, 2, 3)), values.amax(dim=(1, 2, 3))]
+        parts = [units.flatten()]
+        if self._histograms:
+            exponent, counts = histogram(values, signed=group.family != "rectifier")
+            whole += [exponent, counts.sum(dim=1)]
+            parts.append(counts.flatten())
+        parts += [each.to(units.dtype) for each in whole]
+        self._results.setdefault(group.device, []).extend(parts)
+        positions = values.shape[1] * values.shape[3]
+        self._layout.setdefault(group.device, []).append((keys, positions, values.shape[2]))
+
+    def _unpack(self, numbers: Any, layout: list[tuple[list[int], int, int]], found: dict[int, list[Reading]]) -> None:
+        at = 0
+
+        def cut(*shape: int) -> Any:
+            nonlocal at
+            size = math.prod(shape)
+            at += size
+            return numbers[at - size : at].reshape(shape)
+
+        for keys, positions, units in layout:
+            calls = len(keys)
+            mean, squares, count = cut(3, calls, units)
+            histograms = cut(calls, BUCKETS) if self._histograms else [None] * calls
+            low, high = cut(2, calls).tolist()
+            exponents = cut(2, calls)[0].astype(int).tolist() if self._histograms else [0] * calls
+            for i, key in enumerate(keys):
+                reading = Reading(
+                    positions, mean[i], squares[i], count[i], low[i], high[i], exponents[i], histograms[i]
+                )
+                found.setdefault(key, []).append(reading)
+
+
+def _by_units(output: Tensor, axis: int) -> Tensor:
+    """An output as (samples, units, places), without a copy where its layout allows it."""
+    if output.dim() == 1:
+        return output.view(-1, 1, 1)
+    if output.dim() == 2 or axis == -1:
+        return output.reshape(-1, output.shape[-1], 1)
+    if output.dim() > 3 and not output.is_contiguous() and output.movedim(1, -1).is_contiguous():  # channels last
+        return output.movedim(1, -1).reshape(-1, output.shape[1], 1)
+    return output.reshape(output.shape[0], output.shape[1], -1)
+
+
+def _parts(values: Tensor) -> tuple[Tensor, ...]:
+    if values.numel() <= _CHUNK:
+        return (values,)
+    return values.split(max(1, _CHUNK * values.shape[0] // values.numel()))
+
+
+def unit_sums(values: Tensor, family: Family, ends: tuple[float, float]) -> Tensor:
+    """Mean, squared differences from it, and what is counted, of every unit of several calls.
+
+    The sums are taken of differences from each unit's first value, so that a small spread beside a large mean is not
+    lost to rounding.
+
+    Args:
+        values: Of shape (calls, samples, units, places).
+        family: What is counted, see `Reading`.
+        ends: Of the activation's range.
+
+    Returns:
+        Of shape (3, calls, units), in float32 or wider.
+    """
+    wide = values if values.dtype in (torch.float32, torch.float64) else values.float()
+    positions = wide.shape[1] * wide.shape[3]
+    places = (1, 3) if wide.shape[3] > 1 else (1,)
+    first = wide[:, :1, :, :1]
+    scratch = wide - first
+    sums = scratch.sum(dim=places)
+    squares = scratch.mul_(scratch).sum(dim=places)
+    if family == "rectifier":
+        count = torch.sign(wide, out=scratch).sum(dim=places)
+    elif family == "smooth":
+        count = torch.abs(wide, out=scratch).sum(dim=places)
+    elif family == "saturating":
+        middle, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
+        count = torch.sub(wide, middle, out=scratch).abs_().ge_(SATURATED * half).sum(dim=places)
+    else:
+        count = torch.zeros_like(sums)
+    shape = (wide.shape[0], wide.shape[2])
+    sums, squares, count = (each.reshape(shape) for each in (sums, squares, count))
+    mean = first.reshape(shape) + sums / positions
+    return torch.stack([mean, (squares - sums * sums / positions).clamp_(min=0), count])
+
+
+def histogram(values: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
+    """Histograms of several calls, on their device, without waiting for it.
+
+    They reach to a power of two, so that two of them can be added exactly (`merge_histograms` in the statistics).
+
+    Args:
+        values: Of shape (calls, ...). Of each call at most `SAMPLE` elements are counted, evenly spread; those that
+            are not finite are left out.
+        signed: Whether the buckets begin at the negative of where they end, or at 0.
+
+    Returns:
+        The exponents of the ends, of shape (calls,), and the counts, of shape (calls, `BUCKETS`).
+    """
+    flat = values.reshape(values.shape[0], -1)
+    if flat.shape[1] > SAMPLE:
+        flat = flat[:, :: _stride(flat.shape[1])]
+    flat = flat.float()
+    finite = flat.isfinite()
+    flat = torch.where(finite, flat, 0.0)
+    _, exponent = torch.frexp(flat.abs().amax(dim=1))
+    scale = torch.ldexp(torch.full_like(exponent, BUCKETS // 2 if signed else BUCKETS, dtype=flat.dtype), -exponent)
+    index = flat.mul_(scale.unsqueeze(1)).floor_().add_(BUCKETS // 2 if signed else 0).clamp_(0, BUCKETS - 1)
+    calls = torch.arange(flat.shape[0], device=flat.device).unsqueeze(1) * (BUCKETS + 1)
+    index = torch.where(finite, index.long(), BUCKETS) + calls
+    counts = torch.bincount(index.flatten(), minlength=flat.shape[0] * (BUCKETS + 1))
+    return exponent, counts.view(-1, BUCKETS + 1)[:, :BUCKETS].to(torch.float32)
+
+
+def _stride(elements: int) -> int:
+    """The smallest step that leaves at most `SAMPLE` elements and falls on all units and places alike."""
+    stride = -(-elements // SAMPLE)
+    while math.gcd(stride, elements) > 1:
+        stride += 1
+    return stride
