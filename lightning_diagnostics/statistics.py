@@ -68,7 +68,7 @@ class Moments:
 
     @property
     def variance(self) -> Any:
-        """The mean squared difference from the mean (the variance of these values, not of what they are a sample of)."""
+        """The mean squared difference from the mean (of these values, not of what they are a sample of)."""
         return self.squares / self.count
 
 

@@ -118,7 +118,10 @@ def write_values(experiment: object, values: Mapping[str, float | Histogram], *,
     """
     if not _is_torch_writer(experiment):
         return False
-    from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+    from tensorboard.compat.proto.summary_pb2 import (  # made by protobuf at run time, so no type checker knows them
+        HistogramProto,  # pyright: ignore[reportAttributeAccessIssue]
+        Summary,  # pyright: ignore[reportAttributeAccessIssue]
+    )
 
     records: list[Any] = []
     for tag, value in values.items():
@@ -160,7 +163,7 @@ def _is_torch_writer(experiment: object) -> bool:
 
 
 def _proto(kind: Any, histogram: Histogram) -> Any:
-    """TensorBoard's form: counts with the upper ends of their buckets, the first beginning at min, the last ending at max.
+    """TensorBoard's form: upper ends of buckets and counts; the first bucket begins at min, the last ends at max.
 
     So empty buckets at both ends are left out, lest one end before it begins.
     """

@@ -66,7 +66,7 @@ def experiments(trainer: Trainer) -> list[object]:
     return [experiment for experiment in found if experiment is not None]
 
 
-def plain_writer(logger: object) -> object | None:
+def plain_writer(logger: Any) -> object | None:
     """The SummaryWriter of a TensorBoard logger that writes what it is given and nothing else; None for others."""
     if getattr(type(logger).log_metrics, "__module__", "") not in _TENSORBOARD_LOGGERS or getattr(
         logger, "_prefix", ""

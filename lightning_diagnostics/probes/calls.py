@@ -148,7 +148,7 @@ class CallWatch:
             raise faults[0]
 
     def made(self) -> dict[Node, str]:
-        """The nodes of the graph at which the outputs of this pass were made, with the module or call that made them."""
+        """The nodes of the graph that made the outputs of this pass, with the names of the modules and calls."""
         return dict(self._made)
 
     def mark_head(self, nodes: set[Node]) -> None:
@@ -339,10 +339,10 @@ def plain_tensor(tensor: Tensor) -> Tensor | None:
     and empty ones, and those without storage are not read.
     """
     if type(tensor) not in (Tensor, nn.Parameter):
-        if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:  # pyright: ignore[reportAttributeAccessIssue]  # it has one
             return None
         tensor = tensor.as_subclass(Tensor)
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # pyright: ignore[reportAttributeAccessIssue]  # untyped
         return None
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta or not tensor.is_floating_point():
         return None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 Family = Literal["rectifier", "smooth", "saturating", "other"]
 
@@ -70,7 +70,7 @@ def _functions() -> dict[Callable[..., Any], str]:
     """Every spelling of an activation as a function or a method, in place or not."""
     found: dict[Callable[..., Any], str] = {}
     for name in KINDS:
-        for home in (F, torch, Tensor):
+        for home in (functional, torch, Tensor):
             for spelling in (name, f"{name}_"):
                 function = getattr(home, spelling, None)
                 if callable(function):
@@ -85,9 +85,9 @@ def _functions() -> dict[Callable[..., Any], str]:
 
 _FUNCTIONS = _functions()
 _PRODUCERS: dict[Callable[..., Any], int] = {
-    F.linear: -1,
-    F.bilinear: -1,
-    **{getattr(F, f"conv{which}{n}d"): 1 for which in ("", "_transpose") for n in (1, 2, 3)},
+    functional.linear: -1,
+    functional.bilinear: -1,
+    **{getattr(functional, f"conv{which}{n}d"): 1 for which in ("", "_transpose") for n in (1, 2, 3)},
 }
 _NORMS: dict[Callable[..., Any], int] = {
     function: axis
@@ -95,7 +95,7 @@ _NORMS: dict[Callable[..., Any], int] = {
         *(("batch_norm", 1), ("instance_norm", 1), ("group_norm", 1), ("local_response_norm", 1)),
         *(("layer_norm", -1), ("rms_norm", -1), ("normalize", -1)),
     )
-    if (function := getattr(F, name, None)) is not None
+    if (function := getattr(functional, name, None)) is not None
 }
 PRODUCTS = frozenset({Tensor.__mul__, Tensor.__rmul__, Tensor.mul, Tensor.mul_, Tensor.__imul__, torch.mul})
 """Functions that multiply element by element: what a gate's output goes into."""

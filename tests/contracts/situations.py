@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from tests.patients import BATCHES, ROWS, LossList, Rows, Student, loader
 
-
 ACTIVATIONS = frozenset({"activations"})
 
 

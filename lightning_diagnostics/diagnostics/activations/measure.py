@@ -123,7 +123,7 @@ def layer_reading(calls: Sequence[Reading], *, samples: int, signed: bool) -> La
             call.count,
             call.low,
             call.high,
-            None if call.histogram is None else (call.exponent, call.histogram),
+            None if call.histogram is None else (call.exponent, call.histogram.tolist()),
         )
         for call in calls
     ]
@@ -282,7 +282,7 @@ class Depth:
 
     Attributes:
         layers: In the order of the forward pass.
-        log_signals: Of every layer the decimal logarithm of its signal, at the look at which the stretch was healthiest.
+        log_signals: Of every layer the decimal logarithm of its signal, at the healthiest of the looks.
         gain: The median, over the layers, of the step from one logarithm to the next.
         looks: Looks at which all of these layers were seen, among the last.
         since: The first step of those.
