@@ -244,11 +244,13 @@ def test_no_histogram_is_made_that_was_not_asked_for() -> None:
 def test_a_value_that_is_not_finite_shows_in_the_extremes_and_spoils_no_other_unit(
     samples: int, bad: float, family: Family, ends: tuple[float, float]
 ) -> None:
+    if family == "rectifier" and bad < 0:
+        return  # none puts that out
     output = outputs((samples, 5), family, ends)
     output[2, 3] = bad
     (reading,) = read(output, family=family, ends=ends)
     assert not (math.isfinite(reading.low) and math.isfinite(reading.high))
-    assert math.isnan(reading.low) == math.isnan(bad)
+    assert math.isnan(reading.high) == math.isnan(bad)
     well = [0, 1, 2, 4]
     rows = by_unit(output, 1)[well]
     np.testing.assert_allclose(reading.mean[well], rows.mean(axis=1), rtol=1e-4, atol=1e-6)
