@@ -155,7 +155,9 @@ def samples_needed(units: int, *, activity: float = 0.01, alpha: float = 0.05) -
 
     # Compute the number.
     one = -math.expm1(math.log1p(-alpha) / units)
-    return math.ceil(math.log(one) / math.log1p(-activity))
+    samples = math.ceil(math.log(one) / math.log1p(-activity))
+    fewer = max(1, samples - 1)  # rounding may have made it one too many
+    return fewer if false_silence(units, fewer, activity=activity) <= alpha else samples
 
 
 def merge_histograms(

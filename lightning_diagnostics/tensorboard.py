@@ -170,8 +170,8 @@ def _proto(kind: Any, histogram: Histogram) -> Any:
     full = [index for index, number in enumerate(histogram.counts) if number] or [0]
     first, last = full[0], full[-1]
     ends = histogram.edges[first + 1 : last + 2]
-    low = histogram.low if isfinite(histogram.low) else histogram.edges[first]
-    high = histogram.high if isfinite(histogram.high) else ends[-1]
+    low = max(histogram.low, histogram.edges[first]) if isfinite(histogram.low) else histogram.edges[first]
+    high = min(histogram.high, ends[-1]) if isfinite(histogram.high) else ends[-1]
     counts = histogram.counts[first : last + 1]
     return kind(
         min=low,

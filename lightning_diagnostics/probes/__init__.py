@@ -1,6 +1,6 @@
 """Floor 2: where on a torch model a number is taken. Knows torch.nn only."""
 
-from lightning_diagnostics.probes.calls import CallWatch, Site, activation_modules, blind_parts, head_nodes
+from lightning_diagnostics.probes.calls import CallWatch, Site, activation_modules, blind_parts, head_nodes, node_number
 from lightning_diagnostics.probes.graphs import (
     GraphMark,
     GraphMarks,
@@ -28,6 +28,7 @@ __all__ = [
     "head_nodes",
     "memory_free",
     "memory_in_use",
+    "node_number",
     "saved_storages",
     "saved_tensors",
     "storage",

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +51,15 @@ class Site:
     head: bool | None = None
 
 
-@dataclass
-class _Signal:
+class _Signal(NamedTuple):
     """What the forward pass last went through that has weights or normalises."""
 
-    path: str = ""
-    shape: tuple[int, ...] = ()
-    axis: int | None = None
+    path: str
+    shape: torch.Size | None
+    axis: int | None
+
+
+_NO_SIGNAL = _Signal("", None, None)
 
 
 class CallWatch:
@@ -88,11 +90,11 @@ class CallWatch:
 
     def _reset(self) -> None:
         self._stack: list[nn.Module] = []
-        self._signal = _Signal()
+        self._signal = _NO_SIGNAL
         self._order = self._segment = 0
-        self._ends: list[tuple[Node, Site]] = []
+        self._ends: list[tuple[int, Site]] = []
         self._gates: dict[int, tuple[weakref.ref[Tensor], Site]] = {}
-        self._made: list[tuple[Node, str]] = []
+        self._made: dict[int, str] = {}
         self._faults: list[Exception] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -111,21 +113,22 @@ class CallWatch:
             self._root = weakref.ref(module)
             self._name_modules(module)
 
+        stack = self._stack
+
         def before(module: nn.Module, args: Any) -> None:
             if torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
                 return  # a compiler's look, or the recomputation of a checkpoint
-            if not running():
+            if not stack and not running():  # asked at the outermost modules only: it takes longer than the rest
                 self._unhook()
                 return
-            self._stack.append(module)
+            stack.append(module)
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
-            if torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
+            if torch.compiler.is_compiling() or not stack or stack[-1] is not module:  # not seen to begin
                 return
-            if not self._stack or self._stack[-1] is not module:  # it was running when the watch began
-                return
-            self._stack.pop()
-            self._guard(self._see_module, module, output)
+            stack.pop()
+            if isinstance(output, Tensor) and (role := role_of_module(module)) is not None:
+                self._guard(self._see_module, module, role, output)
 
         hooks = nn.modules.module
         self._handles = [
@@ -147,14 +150,14 @@ class CallWatch:
         if faults:
             raise faults[0]
 
-    def made(self) -> dict[Node, str]:
-        """The nodes of the graph that made the outputs of this pass, with the names of the modules and calls."""
+    def made(self) -> dict[int, str]:
+        """The graph nodes that made the outputs of this pass, by number, with the names of the modules and calls."""
         return dict(self._made)
 
-    def mark_head(self, nodes: set[Node]) -> None:
-        """Tell the sites of this pass that lie between the last weights and the loss, by the nodes that do."""
-        for node, site in self._ends:
-            site.head = (site.head is not False) and node in nodes
+    def mark_head(self, nodes: set[int]) -> None:
+        """Tell the sites of this pass that lie between the last weights and the loss, by the numbers of the nodes."""
+        for number, site in self._ends:
+            site.head = (site.head is not False) and number in nodes
 
     @property
     def has_calls(self) -> bool:
@@ -179,10 +182,7 @@ class CallWatch:
 
     # What is seen.
 
-    def _see_module(self, module: nn.Module, output: Any) -> None:
-        role = role_of_module(module)
-        if role is None or not isinstance(output, Tensor):
-            return
+    def _see_module(self, module: nn.Module, role: Role, output: Tensor) -> None:
         if role.activation is None:
             self._pass_through(role, self._path(module), output)
         else:
@@ -219,10 +219,10 @@ class CallWatch:
     def _pass_through(self, role: Role, path: str, output: Tensor) -> None:
         self._keep_node(path, output)
         self._segment += role.norm
-        self._signal = _Signal(path, tuple(output.shape), role.axis)
+        self._signal = _Signal(path, output.shape, role.axis)
 
     def _see_activation(self, kind: Kind, path: str, output: Tensor, *, functional: bool) -> None:
-        signal = self._signal if self._signal.shape == tuple(output.shape) else _Signal()
+        signal = self._signal if self._signal.shape == output.shape else _NO_SIGNAL
         source = _source()
         key = (path, source, signal.path)
         site = self.sites.get(key)
@@ -232,10 +232,10 @@ class CallWatch:
             site = Site(name, kind, axis, source, signal.path, functional, self._order, self._segment)
             self.sites[key] = site
         self._order += 1
-        node = self._keep_node(site.name, output)
-        if node is not None:
+        number = self._keep_node(site.name, output)
+        if number is not None:
             site.trains = True
-            self._ends.append((node, site))
+            self._ends.append((number, site))
         if kind.family == "saturating" and self._mode is not None:
             self._gates[id(output)] = weakref.ref(output), site
         plain = plain_tensor(output)
@@ -244,11 +244,14 @@ class CallWatch:
         else:
             self._take(site, plain)
 
-    def _keep_node(self, name: str, output: Tensor) -> Node | None:
+    def _keep_node(self, name: str, output: Tensor) -> int | None:
+        """Note the number of the node that made an output; the node itself would keep what it saved alive."""
         node = grad_fn(output) if output.requires_grad else None
-        if node is not None:
-            self._made.append((node, name))
-        return node
+        if node is None:
+            return None
+        number = node_number(node)
+        self._made[number] = name
+        return number
 
     # Names.
 
@@ -351,8 +354,8 @@ def plain_tensor(tensor: Tensor) -> Tensor | None:
     return tensor.detach()
 
 
-def head_nodes(root: Node | None, *, most: int = 2_000) -> set[Node]:
-    """The nodes between a loss and the last operations that use a parameter: what comes after all the weights."""
+def head_nodes(root: Node | None, *, most: int = 2_000) -> set[int]:
+    """The numbers of the nodes between a loss and the last operations that use a parameter."""
     if root is None:
         return set()
     found, queue = {root}, [root]
@@ -365,7 +368,12 @@ def head_nodes(root: Node | None, *, most: int = 2_000) -> set[Node]:
             if child not in found and len(found) < most:
                 found.add(child)
                 queue.append(child)
-    return found
+    return {node_number(node) for node in found}
+
+
+def node_number(node: Node) -> int:
+    """The number that autograd gave a node when it was made: unique in its thread, and nothing is kept by it."""
+    return node._sequence_nr()
 
 
 def _is_weight(node: Node | None, depth: int = 4) -> bool:

@@ -123,16 +123,20 @@ _FEATURES = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.Embedding, nn.EmbeddingBag
 def role_of_module(module: nn.Module) -> Role | None:
     """The role of a module; None for one that has none (containers, blocks, modules of the user)."""
     role = _role_of_type(type(module))
-    if role is not None and isinstance(module, nn.Hardtanh) and not isinstance(module, nn.ReLU6):
+    if role is _HARDTANH:
+        assert isinstance(module, nn.Hardtanh)
         return Role(Kind("hardtanh", "saturating", module.min_val, module.max_val))
     return role
+
+
+_HARDTANH = Role(KINDS["hardtanh"])  # whose ends each module has of its own
 
 
 @functools.cache
 def _role_of_type(kind: type[nn.Module]) -> Role | None:
     for ancestor in kind.__mro__:
         if ancestor in _MODULES:
-            return Role(KINDS[_MODULES[ancestor]])
+            return _HARDTANH if ancestor is nn.Hardtanh else Role(KINDS[_MODULES[ancestor]])
     norm = issubclass(kind, (*_NORM_TYPES,)) or "norm" in kind.__name__.lower()
     if issubclass(kind, _CHANNELS):
         return Role(axis=1, norm=norm)
@@ -155,7 +159,8 @@ def role_of_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Ma
         low = args[1] if len(args) > 1 else kwargs.get("min")
         return Role(KINDS[name]) if isinstance(low, int | float) and low == 0 and _clamp_top(args, kwargs) else None
     if name == "hardtanh" and (len(args) > 1 or kwargs):
-        low, high = (*args[1:3], kwargs.get("min_val", -1.0), kwargs.get("max_val", 1.0))[:2]
+        low = args[1] if len(args) > 1 else kwargs.get("min_val", -1.0)
+        high = args[2] if len(args) > 2 else kwargs.get("max_val", 1.0)
         return Role(Kind(name, "saturating", low, high))
     return Role(KINDS[name])
 

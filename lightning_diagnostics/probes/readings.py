@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,16 +20,16 @@ SATURATED = 0.99
 There the derivative of tanh, and of the sigmoid, is below 2 % of its largest value.
 """
 
-SAMPLE = 16_384
+SAMPLE = 4_096
 """The most elements of one call that go into a histogram."""
 
+_EXPONENT = 100  # at the most, lest a scale overflow; all of a layer that is smaller falls into one bucket
 _SMALL = 65_536  # elements; smaller outputs are copied and computed together, larger ones at once
 _CHUNK = 4_194_304  # elements computed at a time, which bounds the memory that a look takes
 _PENDING = 1_048_576  # elements of copies that wait
-_WHOLE = 4  # numbers of a call besides those of its units: low, high, exponent of the histogram, elements in it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Reading:
     """What was read of one call, or of a part of a large one, in numbers on the host.
 
@@ -39,7 +39,7 @@ class Reading:
         squares: Sum of squared differences from that mean, of each unit.
         count: Of each unit: rectifiers: positive outputs; smooth ones: sum of absolute outputs; saturating ones:
             saturated outputs; others: 0.
-        low: The smallest output.
+        low: The smallest output; of a rectifier 0.
         high: The largest output.
         exponent: The histogram reaches to two to this power, from its negative or from 0 (rectifiers).
         histogram: Elements in each of `BUCKETS` buckets of equal width; None where none was asked for.
@@ -55,11 +55,10 @@ class Reading:
     histogram: NDArray[np.float64] | None = None
 
 
-@dataclass(frozen=True)
-class _Group:
+class _Group(NamedTuple):
     """Calls that are computed together: alike in all of this."""
 
-    shape: tuple[int, ...]
+    shape: torch.Size
     axis: int
     family: Family
     ends: tuple[float, float]
@@ -79,7 +78,7 @@ class Readings:
         self._waiting: dict[_Group, tuple[list[int], list[Tensor]]] = {}
         self._waits = 0
         self._results: dict[torch.device, list[Tensor]] = {}
-        self._layout: dict[torch.device, list[tuple[list[int], int, int]]] = {}
+        self._layout: dict[torch.device, list[tuple[list[int], int, int, bool]]] = {}
 
     def take(self, key: int, output: Tensor, *, axis: int, family: Family, ends: tuple[float, float]) -> None:
         """Take an output.
@@ -91,18 +90,21 @@ class Readings:
             family: Of the activation.
             ends: Of its range.
         """
-        with torch.no_grad():
-            for part in _parts(_by_units(output, axis)):
-                group = _Group(tuple(part.shape), axis, family, ends, part.dtype, part.device)
-                if part.numel() > _SMALL:
-                    self._compute(group, [key], part.unsqueeze(0))
-                    continue
-                keys, copies = self._waiting.setdefault(group, ([], []))
-                keys.append(key)
-                copies.append(part.clone())
-                self._waits += part.numel()
-                if self._waits > _PENDING:
-                    self._flush()
+        elements = output.numel()
+        group = _Group(output.shape, axis, family, ends, output.dtype, output.device)
+        if elements > _SMALL:
+            for index, part in enumerate(_parts(_by_units(output, axis))):
+                sampled = output.unsqueeze(0) if self._histograms and index == 0 else None
+                self._compute(group, [key], part.unsqueeze(0), sampled)
+            return
+        waiting = self._waiting.get(group)
+        if waiting is None:
+            waiting = self._waiting[group] = ([], [])
+        waiting[0].append(key)
+        waiting[1].append(output.clone())
+        self._waits += elements
+        if self._waits > _PENDING:
+            self._flush()
 
     def collect(self) -> dict[int, list[Reading]]:
         """Everything taken, by key; one transfer from each device."""
@@ -117,23 +119,30 @@ class Readings:
 
     def _flush(self) -> None:
         for group, (keys, copies) in self._waiting.items():
-            self._compute(group, keys, torch.stack(copies))
+            outputs = torch.stack(copies)
+            sampled = outputs if self._histograms else None
+            self._compute(group, keys, _all_by_units(outputs, group.axis), sampled)
         self._waiting, self._waits = {}, 0
 
-    def _compute(self, group: _Group, keys: list[int], values: Tensor) -> None:
+    def _compute(self, group: _Group, keys: list[int], values: Tensor, sampled: Tensor | None) -> None:
+        """Compute the numbers of calls; ``sampled``: what their histograms are made of, if they have any."""
         units = unit_sums(values, group.family, group.ends)
-        whole = [values.amin(dim=(1, 2, 3)), values.amax(dim=(1, 2, 3))]
+        high = values.amax(dim=(1, 2, 3))
+        # A rectifier has no outputs below 0, and NaN shows in the largest.
+        whole = [torch.zeros_like(high) if group.family == "rectifier" else values.amin(dim=(1, 2, 3)), high]
         parts = [units.flatten()]
-        if self._histograms:
-            exponent, counts = histogram(values, signed=group.family != "rectifier")
-            whole += [exponent, counts.sum(dim=1)]
+        if sampled is not None:
+            exponent, counts = histogram(sampled, signed=group.family != "rectifier")
+            whole.append(exponent)
             parts.append(counts.flatten())
         parts += [each.to(units.dtype) for each in whole]
         self._results.setdefault(group.device, []).extend(parts)
         positions = values.shape[1] * values.shape[3]
-        self._layout.setdefault(group.device, []).append((keys, positions, values.shape[2]))
+        self._layout.setdefault(group.device, []).append((keys, positions, values.shape[2], sampled is not None))
 
-    def _unpack(self, numbers: Any, layout: list[tuple[list[int], int, int]], found: dict[int, list[Reading]]) -> None:
+    def _unpack(
+        self, numbers: Any, layout: list[tuple[list[int], int, int, bool]], found: dict[int, list[Reading]]
+    ) -> None:
         at = 0
 
         def cut(*shape: int) -> Any:
@@ -142,12 +151,12 @@ class Readings:
             at += size
             return numbers[at - size : at].reshape(shape)
 
-        for keys, positions, units in layout:
+        for keys, positions, units, sampled in layout:
             calls = len(keys)
             mean, squares, count = cut(3, calls, units)
-            histograms = cut(calls, BUCKETS) if self._histograms else [None] * calls
+            histograms = cut(calls, BUCKETS) if sampled else [None] * calls
             low, high = cut(2, calls).tolist()
-            exponents = cut(2, calls)[0].astype(int).tolist() if self._histograms else [0] * calls
+            exponents = cut(calls).astype(int).tolist() if sampled else [0] * calls
             for i, key in enumerate(keys):
                 reading = Reading(
                     positions, mean[i], squares[i], count[i], low[i], high[i], exponents[i], histograms[i]
@@ -164,6 +173,16 @@ def _by_units(output: Tensor, axis: int) -> Tensor:
     if output.dim() > 3 and not output.is_contiguous() and output.movedim(1, -1).is_contiguous():  # channels last
         return output.movedim(1, -1).reshape(-1, output.shape[1], 1)
     return output.reshape(output.shape[0], output.shape[1], -1)
+
+
+def _all_by_units(outputs: Tensor, axis: int) -> Tensor:
+    """The same for several outputs of one shape: (calls, samples, units, places)."""
+    calls = outputs.shape[0]
+    if outputs.dim() == 2:
+        return outputs.view(calls, -1, 1, 1)
+    if outputs.dim() == 3 or axis == -1:
+        return outputs.reshape(calls, -1, outputs.shape[-1], 1)
+    return outputs.reshape(calls, outputs.shape[1], outputs.shape[2], -1)
 
 
 def _parts(values: Tensor) -> tuple[Tensor, ...]:
@@ -216,7 +235,7 @@ def histogram(values: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
     Args:
         values: Of shape (calls, ...). Of each call at most `SAMPLE` elements are counted, evenly spread; those that
             are not finite are left out.
-        signed: Whether the buckets begin at the negative of where they end, or at 0.
+        signed: Whether the buckets begin at the negative of where they end, or at 0; then zeros are left out too.
 
     Returns:
         The exponents of the ends, of shape (calls,), and the counts, of shape (calls, `BUCKETS`).
@@ -225,13 +244,14 @@ def histogram(values: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
     if flat.shape[1] > SAMPLE:
         flat = flat[:, :: _stride(flat.shape[1])]
     flat = flat.float()
-    finite = flat.isfinite()
-    flat = torch.where(finite, flat, 0.0)
+    counted = flat.isfinite() if signed else flat.isfinite() & (flat > 0)
+    flat = torch.where(counted, flat, 0.0)
     _, exponent = torch.frexp(flat.abs().amax(dim=1))
+    exponent = exponent.clamp(-_EXPONENT, _EXPONENT)
     scale = torch.ldexp(torch.full_like(exponent, BUCKETS // 2 if signed else BUCKETS, dtype=flat.dtype), -exponent)
     index = flat.mul_(scale.unsqueeze(1)).floor_().add_(BUCKETS // 2 if signed else 0).clamp_(0, BUCKETS - 1)
     calls = torch.arange(flat.shape[0], device=flat.device).unsqueeze(1) * (BUCKETS + 1)
-    index = torch.where(finite, index.long(), BUCKETS) + calls
+    index = torch.where(counted, index.long(), BUCKETS) + calls
     counts = torch.bincount(index.flatten(), minlength=flat.shape[0] * (BUCKETS + 1))
     return exponent, counts.view(-1, BUCKETS + 1)[:, :BUCKETS].to(torch.float32)
 

@@ -1,6 +1,7 @@
 """`ActivationMonitor`: dead, dying and saturated units, the scale of activations by depth, and the first NaN."""
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any, Literal, get_args
 
 import torch
@@ -28,6 +29,7 @@ from lightning_diagnostics.findings import Finding, Rule, TooEarly
 Compiled = Literal["skip", "eager"]
 
 _DRAWN_AT_FIRST, _HISTOGRAMS_AT_FIRST = 40, 8  # looks that are drawn before the cadence sets the pace
+_HISTOGRAM_STEPS = 50  # a histogram takes 1 kB in the event file
 _KEPT_APART = 256  # looks of a rank that wait for the others; of more, two and two are put together
 _CLOSES_AFTER = 3  # verdicts in a row that find nothing
 _OF_LAYERS = (room.dead_units, room.dying_units, room.saturated_units, room.dead_at_init)
@@ -128,7 +130,7 @@ class ActivationMonitor(DiagnosticCallback):
         eager = self.compiled == "eager"
         self._looking = Looking(include=self.include, exclude=self.exclude, eager=eager, names=self._names)
         self._draws = Pace(first=_DRAWN_AT_FIRST, every=self.every_n_train_steps)
-        self._histogram_draws = Pace(first=_HISTOGRAMS_AT_FIRST, every=self.every_n_train_steps)
+        self._histogram_draws = Pace(first=_HISTOGRAMS_AT_FIRST, every=max(_HISTOGRAM_STEPS, self.every_n_train_steps))
         self._budget = Budget(self.max_layers)
         self._step = 0
         self._drawn = self._first_of_epoch = False
@@ -137,6 +139,7 @@ class ActivationMonitor(DiagnosticCallback):
         self._finite_at: int | None = None  # the last look at which all was finite
         self._blind = ""
         self._last: Look | None = None
+        self._undrawn: Look | None = None  # the last look, if it was not drawn
 
     # The life of a run.
 
@@ -157,7 +160,7 @@ class ActivationMonitor(DiagnosticCallback):
     def detach(self) -> None:
         self._looking.cancel()
         self._waiting = []
-        self._last = None
+        self._last = self._undrawn = None
 
     @override
     def watching(self, trainer: Trainer, pl_module: LightningModule) -> str:
@@ -182,7 +185,7 @@ class ActivationMonitor(DiagnosticCallback):
         self._step = insides.log_step(trainer)
         self._first_of_epoch = batch_idx == 0
         self._drawn = self._draws.take(self._step)
-        histogram = self.histograms and self._histogram_draws.take(self._step)
+        histogram = self._drawn and self.histograms and self._histogram_draws.take(self._step)
         histograms = histogram or (self.histograms and self._first_of_epoch)
         self._looking.begin(trainer, pl_module, batch, first=self._first_of_epoch, histograms=histograms)
 
@@ -212,6 +215,11 @@ class ActivationMonitor(DiagnosticCallback):
             self._waiting = []
         elif len(self._waiting) > _KEPT_APART:
             self._waiting = _in_pairs(self._waiting, self._layers)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._undrawn is not None:  # the curves end where the run does
+            self._draw(trainer, self._undrawn)
 
     # Where the ranks meet.
 
@@ -248,6 +256,7 @@ class ActivationMonitor(DiagnosticCallback):
                 self._judge(trainer)
             if look.drawn:
                 self._draw(trainer, look)
+            self._undrawn = None if look.drawn else look
 
     # Verdicts.
 
@@ -292,7 +301,7 @@ class ActivationMonitor(DiagnosticCallback):
                 return
             where = min(broken, key=lambda name: layers[name].order)
             reading = look.readings[where]
-            what = "NaN" if reading.low != reading.low else "Inf"
+            what = "NaN" if isnan(reading.low) or isnan(reading.high) else "Inf"
             origin = Origin(where, what, "", None, None, "")
         self.judge(
             trainer,

@@ -34,8 +34,9 @@ class Looking:
         self._include, self._exclude, self._eager = tuple(include), tuple(exclude), eager
         self._watch = CallWatch(self._take, names)
         self._readings: Readings | None = None
-        self._keys: list[str] = []  # by key of a reading
+        self._keys: dict[str, int] = {}  # under which the readings of a layer are found
         self._units: dict[str, int] = {}
+        self._layers: dict[str, Layer] = {}
         self._wanted: dict[str, bool] = {}
         self._stance: contextlib.ExitStack | None = None
         self._looks = 0
@@ -113,7 +114,7 @@ class Looking:
             self._looks += 1  # not in the step in which torch compiles: it would compile the hooks with it
             return
         self._readings = Readings(histograms=histograms)
-        self._keys, self._lengths, self._origin = [], {}, None
+        self._keys, self._lengths, self._origin = {}, {}, None
         self._samples = batch_size(batch)
         functional = self._functional and (first or self._looks < _LEARNING or self._watch.has_calls)
         self._looks += 1
@@ -147,15 +148,22 @@ class Looking:
         self._readings = None
         sites = {site.name: site for site in self._watch.sites.values()}
         readings: dict[str, LayerReading] = {}
-        for key, calls in found.items():
-            name = self._keys[key]
+        for name, key in self._keys.items():
             samples = self._samples if self._samples is not None else self._lengths[name]
-            readings[name] = layer_reading(calls, samples=samples, signed=sites[name].kind.family != "rectifier")
-        layers = {name: Layer.of(sites[name], self._units[name]) for name in readings}
+            signed = sites[name].kind.family != "rectifier"
+            readings[name] = layer_reading(found[key], samples=samples, signed=signed)
+        layers = {name: self._layer(sites[name]) for name in readings}
         origin, self._origin = self._origin, None
         if self._functional and not self._eager and insides.compiled_frames() > self._frames:
             self._functional = False  # from here on, lest every look makes torch compile that function again
         return Look(step, drawn, readings), layers, origin
+
+    def _layer(self, site: Site) -> Layer:
+        """What is known of a layer; made anew only when more is known of it."""
+        known = self._layers.get(site.name)
+        if known is None or (known.trains, known.gate, known.head) != (site.trains, site.gate, site.head):
+            known = self._layers[site.name] = Layer.of(site, self._units[site.name])
+        return known
 
     def cancel(self) -> None:
         """Stop looking and forget what was read."""
@@ -179,11 +187,9 @@ class Looking:
             return
         if name not in self._lengths:
             self._lengths[name] = output.shape[0]
-            self._keys.append(name)
+            self._keys[name] = len(self._keys)
         kind = site.kind
-        self._readings.take(
-            self._keys.index(name), output, axis=site.axis, family=kind.family, ends=(kind.low, kind.high)
-        )
+        self._readings.take(self._keys[name], output, axis=site.axis, family=kind.family, ends=(kind.low, kind.high))
 
     def _wants(self, name: str) -> bool:
         if name not in self._wanted:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class Layer:
         return not (self.functional and self.head)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class LayerReading:
     """What one look has read of a layer.
 
@@ -86,9 +87,9 @@ class LayerReading:
         positions, mean, squares = _merged(
             Moments(self.positions, self.mean, self.squares), Moments(other.positions, other.mean, other.squares)
         )
-        histogram = self.histogram
-        if histogram is not None and other.histogram is not None:
-            histogram = merge_histograms(histogram, other.histogram, signed=signed)
+        histogram = self.histogram or other.histogram
+        if self.histogram is not None and other.histogram is not None:
+            histogram = merge_histograms(self.histogram, other.histogram, signed=signed)
         return LayerReading(
             self.samples + other.samples,
             positions,
@@ -103,7 +104,7 @@ class LayerReading:
     @property
     def finite(self) -> bool:
         """Whether no output was NaN or infinite."""
-        return bool(np.isfinite(self.low) and np.isfinite(self.high))
+        return isfinite(self.low) and isfinite(self.high)
 
 
 def _merged(one: Moments, other: Moments) -> tuple[int, Any, Any]:
@@ -114,32 +115,15 @@ def _merged(one: Moments, other: Moments) -> tuple[int, Any, Any]:
 
 def layer_reading(calls: Sequence[Reading], *, samples: int, signed: bool) -> LayerReading:
     """What the calls of one layer in one look come to."""
-    parts = [
-        LayerReading(
-            0,
-            call.positions,
-            call.mean,
-            call.squares,
-            call.count,
-            call.low,
-            call.high,
-            None if call.histogram is None else (call.exponent, call.histogram.tolist()),
-        )
-        for call in calls
-    ]
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole.merge(part, signed=signed)
-    return LayerReading(
-        min(samples, whole.positions),
-        whole.positions,
-        whole.mean,
-        whole.squares,
-        whole.count,
-        whole.low,
-        whole.high,
-        whole.histogram,
-    )
+    whole = None
+    for call in calls:
+        histogram = None if call.histogram is None else (call.exponent, call.histogram.tolist())
+        sums = (call.positions, call.mean, call.squares, call.count)
+        part = LayerReading(0, *sums, call.low, call.high, histogram)
+        whole = part if whole is None else whole.merge(part, signed=signed)
+    assert whole is not None
+    whole.samples = min(samples, whole.positions)
+    return whole
 
 
 @dataclass(frozen=True)
@@ -241,12 +225,14 @@ class LayerActivations:
     elements: float | None = quantity(
         tag="activations/histogram_elements/{layer}",
         unit="outputs",
-        how="outputs that the histogram was made of: at most 16,384 of each call, evenly spread; finite ones only",
+        how="outputs that the histogram was made of: at most 4,096 of each call, evenly spread; finite ones only, of "
+        "ReLU and its like only those above 0",
     )
     histogram: Histogram | None = quantity(
         tag="activations/histogram/{layer}",
         unit="output",
-        how="64 buckets of equal width up to a power of two, from its negative or (ReLU and its like) from 0",
+        how="64 buckets of equal width up to a power of two, from its negative or (ReLU and its like) from 0; outputs "
+        "of ReLU and its like that are exactly 0 are left out (zero_share counts them)",
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from lightning_diagnostics.probes import saved_tensors
+from lightning_diagnostics.probes import node_number, saved_tensors
 
 _MOST = 20_000  # nodes; a graph that is larger is searched up to there
 _RESULTS = frozenset({"result", "result0", "output", "out", "logsumexp"})  # saved tensors that a node made itself
@@ -34,7 +34,7 @@ class Origin:
     weights: str
 
 
-def find_origin(root: Node | None, made: Mapping[Node, str], module: nn.Module) -> Origin | None:
+def find_origin(root: Node | None, made: Mapping[int, str], module: nn.Module) -> Origin | None:
     """The operation whose output is the first that is not finite, in the order of the forward pass.
 
     A node's saved tensors tell what went into it, and those of the nodes after it what came out. An operation that
@@ -42,7 +42,7 @@ def find_origin(root: Node | None, made: Mapping[Node, str], module: nn.Module) 
 
     Args:
         root: The ``grad_fn`` of a loss that is not finite, before its backward pass.
-        made: The nodes at which modules and calls made their outputs, by name.
+        made: The numbers of the nodes at which modules and calls made their outputs, with their names.
         module: The model, whose parameters are named.
     """
     if root is None:
@@ -54,7 +54,7 @@ def find_origin(root: Node | None, made: Mapping[Node, str], module: nn.Module) 
     for node in _inputs_first(root):
         children = [child for child, _ in node.next_functions if child is not None]
         before = next((place[child] for child in children if child in place), None)
-        here = made.get(node, before)
+        here = made.get(node_number(node), before)
         if here is not None:
             place[node] = here
         bad = next(((name, t) for name, t in saved_tensors(node).items() if not _finite(t)), None)
@@ -67,12 +67,12 @@ def find_origin(root: Node | None, made: Mapping[Node, str], module: nn.Module) 
         inputs = [t for name, t in saved_tensors(guilty).items() if name not in _RESULTS and _finite(t)]
         low = min((float(t.min()) for t in inputs), default=None)
         high = max((float(t.max()) for t in inputs), default=None)
-        return Origin(_owner(guilty, place, made, root), _what(tensor), _operation(guilty), low, high, "")
+        return Origin(_owner(guilty, place, made), _what(tensor), _operation(guilty), low, high, "")
     return Origin(place.get(root), "NaN or Inf", _operation(root), None, None, "")
 
 
-def _owner(node: Node, place: Mapping[Node, str], made: Mapping[Node, str], root: Node) -> str | None:
-    return made.get(node, place.get(node))
+def _owner(node: Node, place: Mapping[Node, str], made: Mapping[int, str]) -> str | None:
+    return made.get(node_number(node), place.get(node))
 
 
 def _inputs_first(root: Node) -> Iterator[Node]:

@@ -224,7 +224,7 @@ def dying_units(measured: "LayerActivations", limits: Limits) -> Verdict:
     rise = now - half
     if now < limits.dying_share or rise < limits.dying_rise or now - quarter < rise / 3:
         return None
-    if measured.dead == measured.about.units:  # dead, not dying
+    if dead_units.check(measured, limits) is not None:  # dead, not dying
         return None
     return Diagnosis(
         Severity.WARNING,

@@ -38,6 +38,7 @@ class Window:
         self.layers: dict[str, Layer] = {}
         self._row: dict[str, int] = {}
         self._offsets = np.zeros(1, np.int64)
+        self._known_places: tuple[tuple[str, ...], tuple[NDArray[np.int64], ...]] | None = None
         # Of each layer.
         self._needed = np.zeros(0, np.int64)
         self._family = np.zeros(0, np.int64)
@@ -69,6 +70,8 @@ class Window:
         """Take up what has been learned of layers; flags that were once seen stay."""
         for name, new in layers.items():
             old = self.layers.get(name)
+            if old is new:
+                continue
             if old is not None and old != new:
                 head = new.head if old.head is None or new.head is None else old.head and new.head
                 flags = {"trains": old.trains or new.trains, "gate": old.gate or new.gate, "head": head}
@@ -80,14 +83,10 @@ class Window:
         for name, reading in look.readings.items():
             if name not in self._row:
                 self._add(name, reading)
-        rows = np.fromiter((self._row[name] for name in look.readings), np.int64, len(look.readings))
-        if len(rows) == 0:
+        if not look.readings:
             return
         readings = list(look.readings.values())
-        units = np.diff(self._offsets)[rows]
-        starts = np.concatenate([[0], np.cumsum(units)[:-1]])
-        of_layer = np.repeat(np.arange(len(rows)), units)
-        cells = self._offsets[rows][of_layer] + np.arange(len(of_layer)) - starts[of_layer]
+        rows, units, starts, of_layer, cells = self._places(tuple(look.readings))
         positions = np.array([reading.positions for reading in readings])
         squares = np.concatenate([reading.squares for reading in readings])
         count = np.concatenate([reading.count for reading in readings])
@@ -99,12 +98,23 @@ class Window:
         self._shift(self._signal, rows, np.where(finite, signal, np.nan))
         self._count_saturation(rows, np.where(finite, saturated, 0.0), look.step)
         self._shift(self._at, rows, look.step)
-        self._samples[rows] += [reading.samples for reading in readings]
+        self._samples[rows] += np.array([reading.samples for reading in readings])
         self._looks[rows] += 1
         active = self._active(count, starts, units, of_layer, self._family[rows], ~finite)
         self._count_silence(cells, rows[of_layer], active, look.step)
         for row in rows[(self._first[rows] < 0) & self._complete(rows)].tolist():
             self._first[row] = self._dead[self._cells(row)].mean()
+
+    def _places(self, names: tuple[str, ...]) -> tuple[NDArray[np.int64], ...]:
+        """Where the numbers of these layers lie; the same from look to look where the same layers are seen."""
+        if self._known_places is None or self._known_places[0] != names:
+            rows = np.array([self._row[name] for name in names])
+            units = np.diff(self._offsets)[rows]
+            starts = np.concatenate([[0], np.cumsum(units)[:-1]])
+            of_layer = np.repeat(np.arange(len(rows)), units)
+            cells = self._offsets[rows][of_layer] + np.arange(len(of_layer)) - starts[of_layer]
+            self._known_places = names, (rows, units, starts, of_layer, cells)
+        return self._known_places[1]
 
     def _active(
         self,
@@ -302,6 +312,7 @@ class Window:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` gave."""
+        self._known_places = None
         self.layers = {layer["name"]: Layer(**layer) for layer in state["layers"]}
         self._row = {name: row for row, name in enumerate(self.layers)}
         self._offsets = np.cumsum([0, *(layer.units for layer in self.layers.values())])
