@@ -1,6 +1,14 @@
 """Floor 2: where on a torch model a number is taken. Knows torch.nn only."""
 
-from lightning_diagnostics.probes.calls import CallWatch, Site, activation_modules, blind_parts, head_nodes, node_number
+from lightning_diagnostics.probes.calls import (
+    CallWatch,
+    Site,
+    activation_modules,
+    blind_parts,
+    head_nodes,
+    is_weight,
+    node_number,
+)
 from lightning_diagnostics.probes.graphs import (
     GraphMark,
     GraphMarks,
@@ -26,6 +34,7 @@ __all__ = [
     "grad_fn",
     "graph_nodes",
     "head_nodes",
+    "is_weight",
     "memory_free",
     "memory_in_use",
     "node_number",

@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 from lightning_diagnostics.probes.graphs import ACCUMULATE_GRAD, grad_fn
 from lightning_diagnostics.probes.kinds import PRODUCTS, Kind, Role, is_known, role_of_call, role_of_module
 
+_COMPILED = "_orig_mod"  # what torch.compile puts between a module and its name
+
 ROOT = "self"
 """What the module itself is called, in the name of a call that it makes outside of its submodules."""
 
@@ -283,7 +285,7 @@ class CallWatch:
 
     def _name_modules(self, root: nn.Module) -> None:
         for path, module in root.named_modules():
-            self._paths[module] = path or ROOT
+            self._paths[module] = ".".join(part for part in path.split(".") if part != _COMPILED) or ROOT
 
 
 class _CallMode(TorchFunctionMode):
@@ -361,7 +363,7 @@ def head_nodes(root: Node | None, *, most: int = 2_000) -> set[int]:
     found, queue = {root}, [root]
     for node in queue:
         children = [child for child, _ in node.next_functions if child is not None]
-        if any(_is_weight(child) for child in children):
+        if any(is_weight(child) for child in children):
             found.discard(node)
             continue
         for child in children:
@@ -376,14 +378,14 @@ def node_number(node: Node) -> int:
     return node._sequence_nr()
 
 
-def _is_weight(node: Node | None, depth: int = 4) -> bool:
+def is_weight(node: Node | None, depth: int = 4) -> bool:
     """Whether a node gives a parameter, or what was made of parameters alone (cast, transposed, normalised)."""
     if node is None or depth == 0:
         return False
     if type(node) is ACCUMULATE_GRAD:
         return True
     children = node.next_functions
-    return bool(children) and all(_is_weight(child, depth - 1) for child, _ in children)
+    return bool(children) and all(is_weight(child, depth - 1) for child, _ in children)
 
 
 @dataclass(frozen=True)
@@ -410,7 +412,7 @@ def blind_parts(root: nn.Module) -> Blind:
     for path, module in root.named_modules():
         if any(path.startswith(outer + ".") for outer in inside):
             continue
-        if "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None:
+        if _COMPILED in module._modules or getattr(module, "_compiled_call_impl", None) is not None:
             compiled.append(path or ROOT)
         elif isinstance(module, torch.jit.ScriptModule):
             scripted.append(path or ROOT)

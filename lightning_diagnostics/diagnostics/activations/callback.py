@@ -193,7 +193,7 @@ class ActivationMonitor(DiagnosticCallback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if not self._looking.on:
             return
-        self._looking.loss(pl_module, loss)
+        self._looking.loss(pl_module, loss, scaled=trainer.scaler is not None)
         if pl_module.automatic_optimization:
             self._end_look(trainer, pl_module)
 
@@ -275,10 +275,13 @@ class ActivationMonitor(DiagnosticCallback):
             for rule in _OF_DEPTH:
                 self._ask(trainer, rule, depth, step, found)
         for finding in self._judged():
-            quiet = 0 if finding.key in found else self._quiet.get(finding.key, 0) + 1
-            self._quiet[finding.key] = quiet
-            if quiet >= _CLOSES_AFTER:
-                self.close(finding, step=step)
+            self._close_if_quiet(finding, found=finding.key in found, step=step)
+
+    def _close_if_quiet(self, finding: Finding, *, found: bool, step: int) -> None:
+        quiet = 0 if found else self._quiet.get(finding.key, 0) + 1
+        self._quiet[finding.key] = quiet
+        if quiet >= _CLOSES_AFTER:
+            self.close(finding, step=step)
 
     def _ask(self, trainer: Trainer, rule: Rule, measured: Any, step: int, found: set[tuple[str, str]]) -> None:
         verdict = self.judge(trainer, rule, measured, step=step)
@@ -288,21 +291,32 @@ class ActivationMonitor(DiagnosticCallback):
             self._early[measured.layer] = verdict
 
     def _judged(self) -> list[Finding]:
-        """The open findings that a later verdict may take back: NaN is not one of them."""
+        """The open findings that verdicts on units and depth may take back."""
         own = {rule.code for rule in (*_OF_LAYERS, *_OF_DEPTH)}
         return [finding for finding in self.findings if finding.status == "open" and finding.code in own]
 
     def _judge_finite(self, trainer: Trainer, look: Look, layers: Mapping[str, Layer], origin: Origin | None) -> None:
-        """Report the first output that is not finite, from the graph of the loss or else from what was read."""
+        """Report the first output that is not finite, from the graph of the loss or else from what was read.
+
+        What comes after it (weights that are NaN by now) is no finding of its own.
+        """
+        known = [f for f in self.findings if f.code == room.nonfinite_activation.code and f.status == "open"]
         if origin is None:
             broken = [name for name, reading in look.readings.items() if not reading.finite]
             if not broken or any(layer.trains for layer in layers.values()):
                 self._finite_at = look.step if not broken else self._finite_at
+                for finding in known if not broken else ():
+                    self._close_if_quiet(finding, found=False, step=look.step)
                 return
             where = min(broken, key=lambda name: layers[name].order)
             reading = look.readings[where]
             what = "NaN" if isnan(reading.low) or isnan(reading.high) else "Inf"
-            origin = Origin(where, what, "", None, None, "")
+            origin = Origin(where, True, what)
+        if known:
+            for finding in known:
+                self._close_if_quiet(finding, found=True, step=look.step)
+                self.still(finding, step=look.step)
+            return
         self.judge(
             trainer,
             room.nonfinite_activation,

@@ -127,18 +127,23 @@ class Looking:
         self._stance = contextlib.ExitStack()
         if self._eager:
             self._stance.enter_context(torch.compiler.set_stance("force_eager"))
-        elif self._parts.compiled:
+        if self._parts.compiled:
             self._stance.enter_context(_quiet(_HOOKED))
         self._watch.start(module, functional=functional, running=running)
 
-    def loss(self, module: nn.Module, loss: Tensor) -> bool:
-        """A backward pass is about to begin; gives whether its loss is finite."""
-        root = grad_fn(loss)
+    def loss(self, module: nn.Module, loss: Tensor, *, scaled: bool) -> None:
+        """A backward pass is about to begin; if its loss is not finite, look for what made it so.
+
+        Args:
+            module: The model.
+            loss: The loss, with its graph.
+            scaled: Whether it was scaled for 16 bits: then it may overflow in a healthy run, and the step is skipped.
+        """
+        root, value = grad_fn(loss), loss.detach()
         self._watch.mark_head(head_nodes(root))
-        finite = bool(loss.detach().isfinite().all())
-        if not finite and self._origin is None:
+        broken = value.isnan() if scaled else ~value.isfinite()
+        if self._origin is None and bool(broken.any()):
             self._origin = find_origin(root, self._watch.made(), module)
-        return finite
 
     def end(self, *, step: int, drawn: bool) -> tuple[Look, dict[str, Layer], Origin | None]:
         """Stop looking: what was read, what is known of the layers, and what made the loss infinite if it was."""

@@ -286,21 +286,25 @@ class NonFinite:
     """An output that is NaN or infinite.
 
     Attributes:
-        where: The module or call that made it.
+        where: The module or call that made it, or that was the last before it was made.
+        inside: Whether it made it.
         what: ``"NaN"`` or ``"Inf"``.
         operation: The operation of the graph that made it; empty where only the layer is known.
         low: The smallest of its inputs; None where they could not be read.
         high: The largest of its inputs.
-        weights: The parameter of the module that is already not finite; empty if there is none.
+        batch: Whether it came with the batch.
+        weights: The parameter that is not finite already; empty if there is none.
         step: On the axis of ``self.log``.
         before: The last look at which all was finite; None if there was none.
     """
 
     where: str | None
+    inside: bool
     what: str
     operation: str
     low: float | None
     high: float | None
+    batch: bool
     weights: str
     step: int
     before: int | None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from lightning_diagnostics.probes import node_number, saved_tensors
+from lightning_diagnostics.probes import is_weight, node_number, saved_tensors
 
 _MOST = 20_000  # nodes; a graph that is larger is searched up to there
 _RESULTS = frozenset({"result", "result0", "output", "out", "logsumexp"})  # saved tensors that a node made itself
@@ -19,19 +19,23 @@ class Origin:
 
     Attributes:
         where: The module or call that it belongs to, or that it comes after; None if there is none.
+        inside: Whether it belongs to it.
         what: ``"NaN"`` or ``"Inf"``.
-        operation: The operation, in the words of torch (``"log"``).
+        operation: The operation, in the words of torch (``"log"``); empty where it is not known.
         low: The smallest of its inputs; None where it saved none.
         high: The largest of its inputs.
+        batch: Whether it came with the batch.
         weights: The parameter that is not finite already; empty if it is none.
     """
 
     where: str | None
+    inside: bool
     what: str
-    operation: str
-    low: float | None
-    high: float | None
-    weights: str
+    operation: str = ""
+    low: float | None = None
+    high: float | None = None
+    batch: bool = False
+    weights: str = ""
 
 
 def find_origin(root: Node | None, made: Mapping[int, str], module: nn.Module) -> Origin | None:
@@ -49,30 +53,39 @@ def find_origin(root: Node | None, made: Mapping[int, str], module: nn.Module) -
         return None
     broken = _broken_parameter(module)
     if broken:
-        return Origin(broken.rpartition(".")[0] or None, _what(module.get_parameter(broken)), "", None, None, broken)
+        what = _what(module.get_parameter(broken))
+        return Origin(broken.rpartition(".")[0] or None, True, what, weights=broken)
     place: dict[Node, str] = {}
     for node in _inputs_first(root):
-        children = [child for child, _ in node.next_functions if child is not None]
-        before = next((place[child] for child in children if child in place), None)
+        sources = [child for child, _ in node.next_functions if child is not None and not is_weight(child)]
+        before = next((place[child] for child in sources if child in place), None)
         here = made.get(node_number(node), before)
         if here is not None:
             place[node] = here
-        bad = next(((name, t) for name, t in saved_tensors(node).items() if not _finite(t)), None)
+        saved = saved_tensors(node)
+        bad = next(((name, tensor) for name, tensor in saved.items() if not _finite(tensor)), None)
         if bad is None:
             continue
-        name, tensor = bad
-        guilty = node if name in _RESULTS else next((child for child in children if _makes(child)), None)
-        if guilty is None:
-            return Origin(None, _what(tensor), "the batch", None, None, "")
-        inputs = [t for name, t in saved_tensors(guilty).items() if name not in _RESULTS and _finite(t)]
-        low = min((float(t.min()) for t in inputs), default=None)
-        high = max((float(t.max()) for t in inputs), default=None)
-        return Origin(_owner(guilty, place, made), _what(tensor), _operation(guilty), low, high, "")
-    return Origin(place.get(root), "NaN or Inf", _operation(root), None, None, "")
+        if bad[0] in _RESULTS:
+            return _origin(node, bad[1], place, made)
+        if not sources:
+            return Origin(here, True, _what(bad[1]), batch=True)
+        return _origin(sources[0], bad[1], place, made)
+    return Origin(place.get(root), False, "NaN or Inf", _operation(root))
 
 
-def _owner(node: Node, place: Mapping[Node, str], made: Mapping[int, str]) -> str | None:
-    return made.get(node_number(node), place.get(node))
+def _origin(node: Node, output: Tensor, place: Mapping[Node, str], made: Mapping[int, str]) -> Origin:
+    """The node that made an output which is not finite, with the range of the inputs that it saved."""
+    inputs = [t for name, t in saved_tensors(node).items() if name not in _RESULTS and t.numel() and _finite(t)]
+    inside = node_number(node) in made
+    return Origin(
+        place.get(node),
+        inside,
+        _what(output),
+        _operation(node),
+        min((float(t.min()) for t in inputs), default=None),
+        max((float(t.max()) for t in inputs), default=None),
+    )
 
 
 def _inputs_first(root: Node) -> Iterator[Node]:
@@ -88,10 +101,6 @@ def _inputs_first(root: Node) -> Iterator[Node]:
         seen.add(child)
         count += 1
         stack.append((child, iter(child.next_functions)))
-
-
-def _makes(node: Node) -> bool:
-    return node.name().rpartition("::")[2] != "AccumulateGrad"
 
 
 def _broken_parameter(module: nn.Module) -> str:

@@ -350,25 +350,29 @@ def nonfinite_activation(measured: "NonFinite", limits: Limits) -> Verdict:
     Infinities on purpose, such as a mask of ``-inf`` before a softmax, are not reported as long as the loss is finite.
     """
     del limits
-    first = f"{measured.operation} made" if measured.operation else "the output has"
-    where = measured.where or "the loss"
-    message = f"At {where} {first} the first {measured.what} of the forward pass"
-    if measured.weights:
-        message += f"; {measured.weights} is not finite already, so it began in an earlier step"
-        if measured.before is not None:
-            message += f", after step {measured.before}"
-        remedy = "look at every step to see where it begins: every_n_train_steps=1; a smaller learning rate, clipping."
-    elif measured.low is not None and measured.high is not None:
-        message += f", from inputs between {measured.low:.3g} and {measured.high:.3g}"
-        remedy = _finite_remedy(measured)
-    else:
-        remedy = _finite_remedy(measured)
     evidence: dict[str, Plain] = {"value": measured.what}
-    for name in ("operation", "low", "high", "weights", "before"):
-        value = getattr(measured, name)
-        if value not in (None, ""):
-            evidence[{"low": "input_min", "high": "input_max", "before": "last_finite_look"}.get(name, name)] = value
-    return Diagnosis(Severity.ERROR, measured.where, measured.step, f"{message}.", remedy, evidence)
+    if measured.weights:
+        since = f", after step {measured.before}" if measured.before is not None else ""
+        message = f"{measured.weights} has {measured.what} already: it began in an earlier step{since}."
+        remedy = "look at every step to see where it begins: every_n_train_steps=1; a smaller learning rate, clipping."
+        evidence |= {"weights": measured.weights}
+    elif measured.batch:
+        message = f"The batch that goes into {measured.where or 'the model'} has {measured.what} already."
+        remedy = "look at the data: missing values, divisions by a standard deviation of zero, augmentation."
+    else:
+        place = f"{'In' if measured.inside else 'After'} {measured.where}" if measured.where else "In the loss"
+        made = f"{measured.operation} made the first" if measured.operation else "the output has the first"
+        message = f"{place}, {made} {measured.what} of the forward pass"
+        if measured.operation:
+            evidence |= {"operation": measured.operation}
+        if measured.low is not None and measured.high is not None:
+            message += f", from inputs between {measured.low:.3g} and {measured.high:.3g}"
+            evidence |= {"input_min": float(f"{measured.low:.3g}"), "input_max": float(f"{measured.high:.3g}")}
+        message += "."
+        remedy = _finite_remedy(measured)
+    if measured.before is not None:
+        evidence |= {"last_finite_look": measured.before}
+    return Diagnosis(Severity.ERROR, measured.where, measured.step, message, remedy, evidence)
 
 
 @rule(code="ACT801", name="dead-at-init", severities=(Severity.INFO,))
