@@ -94,6 +94,7 @@ class CallWatch:
         self._stack: list[nn.Module] = []
         self._signal = _NO_SIGNAL
         self._order = self._segment = 0
+        self._renamed = False
         self._ends: list[tuple[int, Site]] = []
         self._gates: dict[int, tuple[weakref.ref[Tensor], Site]] = {}
         self._made: dict[int, str] = {}
@@ -272,10 +273,10 @@ class CallWatch:
     def _path(self, module: nn.Module) -> str:
         """The path of a module in the model; one that is not registered in it goes by its class."""
         path = self._paths.get(module)
-        if path is None:
-            root = self._root() if self._root is not None else None
-            if root is not None:
-                self._name_modules(root)  # it may have come since
+        root = self._root() if self._root is not None else None
+        if path is None and root is not None and not self._renamed:
+            self._renamed = True  # once a pass: walking the model takes longer than the rest
+            self._name_modules(root)  # it may have come since
             path = self._paths.get(module)
         if path is None:
             outer = next((p for m in reversed(self._stack) if (p := self._paths.get(m)) is not None), ROOT)

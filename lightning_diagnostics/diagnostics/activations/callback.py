@@ -1,6 +1,7 @@
 """`ActivationMonitor`: dead, dying and saturated units, the scale of activations by depth, and the first NaN."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isnan
 from typing import Any, Literal, get_args
 
@@ -151,6 +152,7 @@ class ActivationMonitor(DiagnosticCallback):
         self._looks = 0
         self._quiet: dict[tuple[str, str], int] = {}  # verdicts in a row that did not repeat an open finding
         self._early: dict[str, TooEarly] = {}
+        self._places: dict[str, str] = {}  # where a stretch of layers was first reported
 
     @override
     def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -185,8 +187,8 @@ class ActivationMonitor(DiagnosticCallback):
         self._step = insides.log_step(trainer)
         self._first_of_epoch = batch_idx == 0
         self._drawn = self._draws.take(self._step)
-        histogram = self._drawn and self.histograms and self._histogram_draws.take(self._step)
-        histograms = histogram or (self.histograms and self._first_of_epoch)
+        histogram = self._drawn and self._histogram_draws.take(self._step)
+        histograms = self.histograms and bool(trainer.loggers) and (histogram or self._first_of_epoch)
         self._looking.begin(trainer, pl_module, batch, first=self._first_of_epoch, histograms=histograms)
 
     @override
@@ -246,7 +248,7 @@ class ActivationMonitor(DiagnosticCallback):
         for layers, _ in shared:
             self._window.know(layers)
         for together in zip(*(looks for _, looks in shared), strict=False):
-            look, first = _merged([look for look, _ in together], self._window.layers), together[0][1]
+            look, first = _merged([self._fitting(look) for look, _ in together], self._window.layers), together[0][1]
             self._window.update(look)
             if first:
                 self._window.begin_epoch(look)
@@ -257,6 +259,15 @@ class ActivationMonitor(DiagnosticCallback):
             if look.drawn:
                 self._draw(trainer, look)
             self._undrawn = None if look.drawn else look
+
+    def _fitting(self, look: Look) -> Look:
+        """A look without layers that have another number of units than before, or on another rank."""
+        layers = self._window.layers
+        other = {name for name, reading in look.readings.items() if len(reading.count) != layers[name].units}
+        if not other:
+            return look
+        self._looking.varying |= other
+        return replace(look, readings={n: reading for n, reading in look.readings.items() if n not in other})
 
     # Verdicts.
 
@@ -273,7 +284,11 @@ class ActivationMonitor(DiagnosticCallback):
                 self._ask(trainer, rule, measured, step, found)
         for depth in self._window.depths():
             for rule in _OF_DEPTH:
-                self._ask(trainer, rule, depth, step, found)
+                place = f"{rule.code} {depth.layers[0]}"
+                known = replace(depth, reported_at=self._places.get(place))
+                finding = self._ask(trainer, rule, known, step, found)
+                if finding is not None and finding.where is not None:
+                    self._places[place] = finding.where
         for finding in self._judged():
             self._close_if_quiet(finding, found=finding.key in found, step=step)
 
@@ -283,12 +298,15 @@ class ActivationMonitor(DiagnosticCallback):
         if quiet >= _CLOSES_AFTER:
             self.close(finding, step=step)
 
-    def _ask(self, trainer: Trainer, rule: Rule, measured: Any, step: int, found: set[tuple[str, str]]) -> None:
+    def _ask(
+        self, trainer: Trainer, rule: Rule, measured: Any, step: int, found: set[tuple[str, str]]
+    ) -> Finding | None:
         verdict = self.judge(trainer, rule, measured, step=step)
         if isinstance(verdict, Finding):
             found.add(verdict.key)
         elif isinstance(verdict, TooEarly) and isinstance(measured, LayerActivations):
             self._early[measured.layer] = verdict
+        return verdict if isinstance(verdict, Finding) else None
 
     def _judged(self) -> list[Finding]:
         """The open findings that verdicts on units and depth may take back."""
@@ -374,13 +392,21 @@ class ActivationMonitor(DiagnosticCallback):
 
     @override
     def room_state(self) -> dict[str, Any]:
-        return {"names": dict(self._names), "window": self._window.state(), "looks": self._looks}
+        return {
+            "names": dict(self._names),
+            "window": self._window.state(),
+            "looks": self._looks,
+            "places": dict(self._places),
+            "quiet": [[*key, count] for key, count in self._quiet.items()],
+        }
 
     @override
     def load_room_state(self, state: Mapping[str, Any]) -> None:
         self._names.update(state["names"])
         self._window.load(state["window"])
         self._looks = state["looks"]
+        self._places = dict(state["places"])
+        self._quiet = {(code, where): count for code, where, count in state["quiet"]}
 
 
 def _patterns(name: str, value: Sequence[str] | None) -> tuple[str, ...]:

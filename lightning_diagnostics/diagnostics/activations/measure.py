@@ -272,6 +272,7 @@ class Depth:
         gain: The median, over the layers, of the step from one logarithm to the next.
         looks: Looks at which all of these layers were seen, among the last.
         since: The first step of those.
+        reported_at: The layer at which it was reported before; None if it was not.
     """
 
     layers: tuple[str, ...]
@@ -279,6 +280,7 @@ class Depth:
     gain: float
     looks: int
     since: int
+    reported_at: str | None = None
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Limits:
         high=1.0,
     )
     lost_share: float = limit(
-        0.6,
+        0.75,
         key="dead-units.lost_share",
         meaning="share of a layer's units that are dead, if as many as dead-units.lost died in this run",
         source=_SWEEP,
@@ -58,11 +58,11 @@ class Limits:
         high=1.0,
     )
     units: int = limit(
-        4,
+        8,
         key="dead-units.units",
         meaning="units that a layer has at least for its dead share to be judged",
-        source="arithmetic: in a layer of three, chance alone leaves all of them off in one of some dozens of "
-        "initialisations (a unit is off everywhere with a chance of 18 to 30 % in the narrow layers of the sweep)",
+        source="arithmetic: in a narrower layer one unit more or less is an eighth of it or more, which is the distance "
+        "from the sweep to the limit (there, squeeze-and-excite layers of four units have three dead ones)",
         low=1,
     )
     at_init: float = limit(
@@ -516,6 +516,8 @@ def _over_depth(measured: "Depth", limits: Limits, *, grows: bool) -> Verdict:
     at = _crossing([sign * (log - logs[0]) for log in logs], abs(math.log10(ratio)))
     if at is None:
         return None
+    if measured.reported_at in measured.layers:  # the crossing moves as the run goes on; the finding stays
+        at = measured.layers.index(measured.reported_at)
     factor = 10 ** (logs[at] - logs[0])
     word, verb = ("exploding", "grown") if grows else ("vanishing", "shrunk")
     return Diagnosis(

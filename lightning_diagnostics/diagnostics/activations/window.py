@@ -16,6 +16,7 @@ RECENT = 8
 
 _DORMANT = 0.025  # of the layer's mean absolute output, Sokar et al. 2023
 _SHARES = 64  # earlier verdicts that are kept; of more, every second one is dropped
+_TINY = 1e-38  # a signal of exactly 0 has vanished, and has a logarithm all the same
 _NAMED = 10  # dead units that a finding names
 
 
@@ -249,7 +250,7 @@ class Window:
         if len(rows) < 2 or looks < RECENT:
             return None
         with np.errstate(all="ignore"):
-            logs = np.log10(self._signal[rows])
+            logs = np.log10(np.maximum(self._signal[rows], _TINY))
         if not np.isfinite(logs).all():
             return None
         gains = np.median(np.diff(logs, axis=0), axis=0)
