@@ -76,14 +76,17 @@ def scalars(values: Mapping[str, float | Histogram]) -> dict[str, float]:
 
 
 def layout(*measurements: Any) -> dict[str, list[str]]:
-    """The charts of the custom-scalars page that measurements ask for: titles, and patterns of the tags in them."""
-    charts: dict[str, list[str]] = {}
+    """The charts of the custom-scalars page that measurements ask for: titles, and patterns of the tags in them.
+
+    Of a measurement's class these are all of its charts; of a measurement only those that it has a value for.
+    """
+    charts: dict[str, dict[str, None]] = {}
     for measurement in measurements:
-        for each in quantities(measurement).values():
-            if each.chart is not None:
+        for name, each in quantities(measurement).items():
+            if each.chart is not None and (isinstance(measurement, type) or getattr(measurement, name) is not None):
                 pattern = re.escape(each.tag).replace(re.escape("{layer}"), ".+")
-                charts.setdefault(each.chart, []).append(f"^{pattern}$")
-    return charts
+                charts.setdefault(each.chart, {})[f"^{pattern}$"] = None
+    return {title: list(patterns) for title, patterns in charts.items()}
 
 
 def _allowed(name: str) -> str:
@@ -146,7 +149,7 @@ def write_histograms(experiment: object, values: Mapping[str, float | Histogram]
             )
 
 
-def write_layout(folder: str, category: str, charts: Mapping[str, Sequence[str]]) -> None:
+def write_layout(folder: str, categories: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
     """Write a layout of the custom-scalars page into a run of its own.
 
     The last layout of a run erases the one before, the user's too; those of different runs are shown together.
@@ -154,7 +157,12 @@ def write_layout(folder: str, category: str, charts: Mapping[str, Sequence[str]]
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(folder, filename_suffix=".layout") as writer:
-        writer.add_custom_scalars({category: {title: ["Multiline", list(tags)] for title, tags in charts.items()}})
+        writer.add_custom_scalars(
+            {
+                category: {title: ["Multiline", list(tags)] for title, tags in charts.items()}
+                for category, charts in categories.items()
+            }
+        )
 
 
 def _is_torch_writer(experiment: object) -> bool:
@@ -211,7 +219,7 @@ def _finding_table(finding: Finding) -> str:
     first, last = finding.first_step, finding.last_step
     steps = f"step {first}" if first == last else f"steps {first} to {last}"
     rows = [
-        ("finding", f"{finding.label}: {finding.code} {finding.name}"),
+        ("name", f"{finding.label}: {finding.code} {finding.name}"),
         ("---", "---"),
         ("where", f"<code>{_escaped(finding.where)}</code>" if finding.where else "the run"),
         ("when", f"{steps} ({finding.status})"),

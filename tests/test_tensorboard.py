@@ -1,4 +1,4 @@
-"""The findings in TensorBoard: read back from the event file, and rendered as TensorBoard renders them."""
+"""Findings, curves, histograms and layout in TensorBoard: read back from the event file, and rendered as it does."""
 
 import html
 import re
@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 from torch import Tensor
+from torch.nn import Linear, ReLU, Sequential, Tanh
+from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_diagnostics import Finding, GraphLeakDetector, Severity, tensorboard
+from lightning_diagnostics import ActivationMonitor, Finding, GraphLeakDetector, Severity, tensorboard
 from tests.helpers import fit, trainer
 from tests.patients import BATCHES, LossList, RunningLoss, Student
 
@@ -171,11 +176,249 @@ def test_the_drawn_fields_of_a_measurement_are_described_and_the_others_are_not(
 
 
 def test_zero_is_drawn_and_what_could_not_be_measured_is_not() -> None:
-    assert tensorboard.scalars(_Measured("a", 0, None)) == {"room/count": 0.0}
-    assert type(tensorboard.scalars(_Measured("a", 0, None))["room/count"]) is float
+    assert tensorboard.drawn(_Measured("a", 0, None)) == {"room/count": 0.0}
+    assert type(tensorboard.drawn(_Measured("a", 0, None))["room/count"]) is float
+
+
+@dataclass(frozen=True)
+class _OfLayer:
+    layer: str
+    mean: float = tensorboard.quantity(tag="room/mean/{layer}", unit="1", how="divided", chart="mean by layer")
+    std: float | None = tensorboard.quantity(tag="room/std/{layer}", unit="1", how="rooted", chart="mean by layer")
+    spread: tensorboard.Histogram | None = tensorboard.quantity(tag="room/spread/{layer}", unit="1", how="counted")
+    low: float = tensorboard.quantity(tag="room/low.all", unit="1", how="compared", chart="low")
+
+
+def _histogram(*counts: float, low: float = 0.1, high: float = 0.9, end: float = 1.0) -> tensorboard.Histogram:
+    """From 0 on, in as many buckets as there are counts."""
+    edges = tuple(end * index / len(counts) for index in range(len(counts) + 1))
+    return tensorboard.Histogram(edges, counts, low, high, 0.5 * sum(counts), 0.25 * sum(counts))
+
+
+def test_numbers_and_histograms_are_told_apart() -> None:
+    histogram = _histogram(1, 2)
+    values = tensorboard.drawn(_OfLayer("a", 1.0, None, histogram, 0.0))
+    assert values == {"room/mean/a": 1.0, "room/spread/a": histogram, "room/low.all": 0.0}
+    assert tensorboard.scalars(values) == {"room/mean/a": 1.0, "room/low.all": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("layer", "tag"),
+    [
+        *(("block1.act", "block1.act"), ("a/relu.2", "a/relu.2"), ("a b-c_d", "a b-c_d"), ("a:b", "a_b")),
+        *(("a[0]", "a_0_"), ("größe", "gr__e"), ("{layer}", "_layer_"), ("<lambda>", "_lambda_"), ("a#1%", "a_1_")),
+    ],
+)
+def test_a_layer_stands_in_a_tag_with_the_characters_that_loggers_allow(layer: str, tag: str) -> None:
+    assert list(tensorboard.drawn(_OfLayer(layer, 1.0, None, None, 0.0))) == [f"room/mean/{tag}", "room/low.all"]
+
+
+def test_a_layout_has_the_charts_of_the_fields_and_patterns_that_match_their_tags_alone() -> None:
+    charts = tensorboard.layout(_OfLayer, _Measured)
+    assert list(charts) == ["mean by layer", "low"]
+    mean, std = charts["mean by layer"]
+    values = tensorboard.drawn(_OfLayer("block1/relu.2", 1.0, 2.0, _histogram(1, 2), 0.0))
+    found = {pattern: [tag for tag in values if re.search(pattern, tag)] for pattern in (mean, std, *charts["low"])}
+    assert list(found.values()) == [["room/mean/block1/relu.2"], ["room/std/block1/relu.2"], ["room/low.all"]]
+    assert not re.search(charts["low"][0], "room/low_all")
+
+
+# What was written is read back.
+
+
+def _read(folder: Path) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Step and value of all scalars, and step and fields of all histograms."""
+    events = EventAccumulator(str(folder), size_guidance={"histograms": 0, "scalars": 0}).Reload()
+    scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    histograms = {
+        tag: [(e.step, e.histogram_value) for e in events.Histograms(tag)] for tag in events.Tags()["histograms"]
+    }
+    return scalars, histograms
+
+
+def test_values_written_in_one_record_are_read_back_as_those_written_one_by_one(tmp_path: Path) -> None:
+    full = _histogram(1, 0, 3, 2, low=0.125, high=0.875)
+    values = {"a/x": 1.5, "a/nan": float("nan"), "a/inf": float("inf"), "a/tiny": 1e-30, "h/one": full, "h/two": full}
+    for folder in ("one record", "one by one"):
+        with SummaryWriter(tmp_path / folder) as writer:
+            for step in (3, 7):
+                if folder == "one record":
+                    assert tensorboard.write_values(writer, values, step=step)
+                    continue
+                for tag, value in tensorboard.scalars(values).items():
+                    writer.add_scalar(tag, value, step)
+                tensorboard.write_histograms(writer, values, step=step)
+    one, other = (_read(tmp_path / folder) for folder in ("one record", "one by one"))
+    assert repr(one) == repr(other)  # NaN is not equal to itself
+    assert [step for step, _ in one[0]["a/x"]] == [3, 7]
+    (_, histogram), _ = one[1]["h/one"]
+    assert list(histogram.bucket) == [1, 0, 3, 2]
+    assert list(histogram.bucket_limit) == [0.25, 0.5, 0.75, 1.0]
+    assert (histogram.min, histogram.max, histogram.num) == (0.125, 0.875, 6)
+    assert (histogram.sum, histogram.sum_squares) == (3.0, 1.5)
+
+
+def test_empty_buckets_at_the_ends_are_left_out_and_none_ends_before_it_begins(tmp_path: Path) -> None:
+    histogram = _histogram(0, 0, 4, 0, 1, 0, 0, 0, low=0.26, high=0.6)
+    with SummaryWriter(tmp_path) as writer:
+        tensorboard.write_values(writer, {"h": histogram, "nothing": _histogram(0, 0)}, step=0)
+    _, read = _read(tmp_path)
+    value = read["h"][0][1]
+    assert (list(value.bucket_limit), list(value.bucket)) == ([0.375, 0.5, 0.625], [4, 0, 1])
+    assert value.min < value.bucket_limit[0]
+    assert value.bucket_limit[-2] < value.max
+    assert read["nothing"][0][1].num == 0
+
+
+def test_a_histogram_of_outputs_that_are_not_all_finite_has_finite_ends(tmp_path: Path) -> None:
+    for low, high in ((float("nan"), float("nan")), (float("-inf"), float("inf"))):
+        with SummaryWriter(tmp_path / str(low)) as writer:
+            tensorboard.write_values(writer, {"h": _histogram(0, 2, 1, 0, low=low, high=high)}, step=0)
+        _, read = _read(tmp_path / str(low))
+        assert (read["h"][0][1].min, read["h"][0][1].max) == (0.25, 0.75)
+
+
+def test_what_is_no_summary_writer_is_not_written_to(tmp_path: Path) -> None:
+    class AnswersToEverything:
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(name)
+
+    for experiment in (AnswersToEverything(), None, object()):
+        assert tensorboard.write_values(experiment, {"a": 1.0}, step=0) is False
+        tensorboard.write_histograms(experiment, {"a": _histogram(1, 2)}, step=0)
+
+
+def _layouts(folder: Path) -> list[Any]:
+    """The layouts in the event files of one run."""
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    if "custom_scalars__config__" not in events.Tags()["tensors"]:
+        return []
+    return [
+        layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+        for event in events.Tensors("custom_scalars__config__")
+    ]
+
+
+def test_a_layout_is_read_back_with_its_charts(tmp_path: Path) -> None:
+    tensorboard.write_layout(str(tmp_path), "room", tensorboard.layout(_OfLayer))
+    (layout,) = _layouts(tmp_path)
+    (category,) = layout.category
+    assert category.title == "room"
+    assert [(chart.title, list(chart.multiline.tag)) for chart in category.chart] == [
+        ("mean by layer", ["^room/mean/.+$", "^room/std/.+$"]),
+        ("low", [r"^room/low\.all$"]),
+    ]
 
 
 # Real runs.
+
+
+class _Arranged(Student):
+    """Arranges its own curves."""
+
+    def on_train_start(self) -> None:
+        self.logger.experiment.add_custom_scalars({"mine": {"loss": ["Multiline", ["train_loss"]]}})
+
+
+def test_our_layout_lies_in_a_run_of_its_own_and_the_users_is_not_erased(logger: TensorBoardLogger) -> None:
+    fit(trainer(ActivationMonitor(strict=True), logger=logger), _Arranged())
+    folder = Path(logger.log_dir)
+    assert [[category.title for category in layout.category] for layout in _layouts(folder)] == [["mine"]]
+    assert [[category.title for category in layout.category] for layout in _layouts(folder / "diagnostics")] == [
+        ["activations"]
+    ]
+    assert _read(folder / "diagnostics") == ({}, {})
+
+
+def test_every_chart_of_the_layout_has_a_line(logger: TensorBoardLogger) -> None:
+    module = Student()
+    module.net.append(Tanh())
+    limits = {"dead-units.activity": 0.5}
+    fit(trainer(ActivationMonitor(strict=True, every_n_train_steps=1, limits=limits), logger=logger), module)
+    tags, _ = _read(Path(logger.log_dir))
+    (layout,) = _layouts(Path(logger.log_dir) / "diagnostics")
+    patterns = [pattern for chart in layout.category[0].chart for pattern in chart.multiline.tag]
+    assert len(patterns) == 9
+    for pattern in patterns:
+        assert any(re.search(pattern, tag) for tag in tags), pattern
+
+
+class _Remembering(Student):
+    """Keeps the outputs of its activation of every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[np.ndarray[Any, Any]] = []
+        self.net[2].register_forward_hook(lambda module, args, output: self.keep_output(output))
+
+    def keep_output(self, output: Tensor) -> None:
+        if self.trainer.training:
+            self.kept.append(output.detach().numpy().copy())
+
+
+def test_the_histograms_of_a_run_have_the_counts_of_its_outputs(logger: TensorBoardLogger) -> None:
+    module = _Remembering()
+    fit(trainer(ActivationMonitor(strict=True, every_n_train_steps=1), logger=logger), module)
+    scalars, histograms = _read(Path(logger.log_dir))
+    assert list(histograms) == ["activations/histogram/net.2"]
+    read = histograms["activations/histogram/net.2"]
+    elements = dict(scalars["activations/histogram_elements/net.2"])
+    assert len(read) >= 8
+    for step, value in read:
+        on = module.kept[step][module.kept[step] > 0]
+        assert value.num == elements[step] == sum(value.bucket) == len(on)
+        assert value.max == on.max()
+        width = 2.0 ** np.frexp(on.max())[1] / 64
+        limits = np.array(value.bucket_limit)
+        np.testing.assert_array_equal(limits / width, np.round(limits / width))
+        counts, _ = np.histogram(on, [limits[0] - width, *limits])
+        np.testing.assert_array_equal(value.bucket, counts)
+        assert value.sum / value.num == pytest.approx(module.kept[step].mean(), rel=1e-5)
+
+
+def test_histograms_can_be_switched_off(logger: TensorBoardLogger) -> None:
+    fit(trainer(ActivationMonitor(strict=True, histograms=False), logger=logger), Student())
+    scalars, histograms = _read(Path(logger.log_dir))
+    assert histograms == {}
+    assert "activations/mean/net.2" in scalars
+    assert "activations/histogram_elements/net.2" not in scalars
+
+
+class _Deep(Student):
+    """Forty layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Sequential(Linear(4, 8), *(ReLU() for _ in range(40)), Linear(8, 1))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("batches", [100, 1000])
+def test_the_event_file_of_forty_layers_over_a_thousand_steps_is_bounded(
+    logger: TensorBoardLogger, batches: int
+) -> None:
+    monitor = ActivationMonitor(strict=True, every_n_train_steps=50, max_layers=40)
+    batch = [torch.randn(4, 4), torch.randn(4)]
+    run = trainer(monitor, logger=logger, max_epochs=1000 // batches, log_every_n_steps=1001)
+    run.fit(_Deep(), DataLoader([batch] * batches, batch_size=None))
+    assert run.global_step == 1000
+    size = sum(file.stat().st_size for file in Path(logger.log_dir).rglob("*.tfevents*"))
+    assert size <= 2_000_000
+    scalars, histograms = _read(Path(logger.log_dir))
+    assert len(histograms) == 40
+    assert len(scalars["activations/mean/net.40"]) >= 20
+    assert scalars["activations/mean/net.40"][-1][0] == 999  # the curves end where the run does
+
+
+def test_layers_beyond_the_budget_are_counted_and_not_drawn(logger: TensorBoardLogger) -> None:
+    fit(trainer(ActivationMonitor(strict=True, max_layers=7), logger=logger, max_epochs=1), _Deep())
+    scalars, histograms = _read(Path(logger.log_dir))
+    assert {value for _, value in scalars["activations/layers_watched"]} == {40.0}
+    assert {value for _, value in scalars["activations/layers_not_drawn"]} == {33.0}
+    assert len([tag for tag in scalars if tag.startswith("activations/mean/")]) == 7
+    assert len(histograms) == 7
 
 
 @pytest.fixture

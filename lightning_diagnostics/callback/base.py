@@ -172,8 +172,8 @@ class DiagnosticCallback(Callback):
             values |= tensorboard.drawn(measurement)
         self._run.draw(values, step=step)
 
-    def lay_out(self, category: str, *measurements: type) -> None:
-        """Arrange the curves of measurements on TensorBoard's custom-scalars page, once a run."""
+    def lay_out(self, category: str, *measurements: object) -> None:
+        """Arrange the curves of measurements on TensorBoard's custom-scalars page."""
         assert self._run is not None
         self._run.lay_out(category, tensorboard.layout(*measurements))
 

@@ -44,7 +44,7 @@ class Run:
         self._undecided: list[str] = []
         self._broken: set[str] = set()
         self._drawn_at: dict[str, int] = {}
-        self._laid_out: set[str] = set()
+        self._laid_out: dict[str, dict[str, list[str]]] = {}  # by category: patterns of tags by title
         self._carried = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -123,11 +123,12 @@ class Run:
             self._outlet(f"logger {index}", lambda _, one=one: _draw_to(one, values, step))
 
     def lay_out(self, category: str, charts: Mapping[str, list[str]]) -> None:
-        """Arrange curves on TensorBoard's custom-scalars page, once a run."""
-        if category in self._laid_out:
+        """Arrange curves on TensorBoard's custom-scalars page; again only if there are charts that were not there."""
+        known = self._laid_out.setdefault(category, {})
+        if charts.keys() <= known.keys():
             return
-        self._laid_out.add(category)
-        self._outlet("the layout in TensorBoard", lambda trainer: _write_layout(trainer, category, charts))
+        known.update(charts)
+        self._outlet("the layout in TensorBoard", lambda trainer: _write_layout(trainer, self._laid_out))
 
     def leave(self, member: str, step: int, undecided: list[str], ending: str) -> None:
         """A diagnostic is done; the last one closes the run."""
@@ -185,11 +186,11 @@ def _draw_to(logger: Any, values: Mapping[str, float | tensorboard.Histogram], s
     tensorboard.write_histograms(getattr(logger, "experiment", None), values, step=step)
 
 
-def _write_layout(trainer: Trainer, category: str, charts: Mapping[str, list[str]]) -> None:
+def _write_layout(trainer: Trainer, categories: Mapping[str, Mapping[str, list[str]]]) -> None:
     for writer in tensorboard.text_writers(experiments(trainer)):
         folder = getattr(writer, "log_dir", None) or getattr(writer, "logdir", None)
         if isinstance(folder, str):
-            tensorboard.write_layout(f"{folder.rstrip('/')}/{LAYOUT_RUN}", category, charts)
+            tensorboard.write_layout(f"{folder.rstrip('/')}/{LAYOUT_RUN}", categories)
 
 
 def _worse(mine: Finding, theirs: Finding) -> bool:

@@ -366,8 +366,10 @@ class ActivationMonitor(DiagnosticCallback):
         chosen = set(self._budget.choose(layers, ill))
         shares = [layer.dead_share for layer in layers if layer.dead_share is not None]
         overview = Overview(len(layers), len(layers) - len(chosen), max(shares, default=None))
-        self.draw(trainer, overview, *(layer for layer in layers if layer.layer in chosen), step=look.step)
-        self.lay_out("activations", Overview, LayerActivations)
+        drawn = [layer for layer in layers if layer.layer in chosen]
+        self.draw(trainer, overview, *drawn, step=look.step)
+        if any(layer.histogram is not None for layer in drawn) or not self.histograms:
+            self.lay_out("activations", overview, *drawn)
 
     # Asking and resuming.
 

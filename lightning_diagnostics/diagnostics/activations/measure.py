@@ -189,19 +189,17 @@ class LayerActivations:
         chart="sparsity by layer",
         how="outputs that are exactly zero over all outputs of the look (sparsity; healthy networks have much of it)",
     )
-    mean: float = quantity(
-        tag="activations/mean/{layer}", unit="output", chart="mean by layer", how="mean of all outputs of the look"
-    )
+    mean: float = quantity(tag="activations/mean/{layer}", unit="output", how="mean of all outputs of the look")
     std: float = quantity(
         tag="activations/std/{layer}",
         unit="output",
         chart="scale by layer",
         how="standard deviation of all outputs of the look",
     )
-    low: float = quantity(tag="activations/min/{layer}", unit="output", how="smallest output of the look")
-    high: float = quantity(
-        tag="activations/max/{layer}", unit="output", chart="largest output by layer", how="largest output of the look"
+    low: float | None = quantity(
+        tag="activations/min/{layer}", unit="output", how="smallest output of the look; not of ReLU and its like"
     )
+    high: float = quantity(tag="activations/max/{layer}", unit="output", how="largest output of the look")
     signal: float = quantity(
         tag="activations/signal/{layer}",
         unit="output",

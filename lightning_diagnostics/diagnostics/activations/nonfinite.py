@@ -12,6 +12,8 @@ from lightning_diagnostics.probes import is_weight, node_number, saved_tensors
 _MOST = 20_000  # nodes; a graph that is larger is searched up to there
 _RESULTS = frozenset({"result", "result0", "output", "out", "logsumexp"})  # saved tensors that a node made itself
 
+_LOGARITHMS = frozenset({"log", "log2", "log10", "log1p"})
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -63,6 +65,8 @@ def find_origin(root: Node | None, made: Mapping[int, str], module: nn.Module) -
         if here is not None:
             place[node] = here
         saved = saved_tensors(node)
+        if (output := _made_of(node, saved)) is not None and not _finite(output):
+            return _origin(node, output, place, made)
         bad = next(((name, tensor) for name, tensor in saved.items() if not _finite(tensor)), None)
         if bad is None:
             continue
@@ -101,6 +105,21 @@ def _inputs_first(root: Node) -> Iterator[Node]:
         seen.add(child)
         count += 1
         stack.append((child, iter(child.next_functions)))
+
+
+def _made_of(node: Node, saved: Mapping[str, Tensor]) -> Tensor | None:
+    """The output of an operation that makes infinities of finite inputs and saves those alone, computed again."""
+    operation, inputs = _operation(node), saved.get("self")
+    if not all(_finite(tensor) for tensor in saved.values()):
+        return None
+    if operation in _LOGARITHMS and inputs is not None:
+        return getattr(torch, operation)(inputs)
+    if operation == "div" and "other" in saved:
+        return saved["other"].reciprocal()
+    exponent = getattr(node, "_saved_exponent", None)
+    if operation == "pow" and inputs is not None and isinstance(exponent, int | float):
+        return inputs.pow(exponent)
+    return None
 
 
 def _broken_parameter(module: nn.Module) -> str:

@@ -61,8 +61,8 @@ class Limits:
         8,
         key="dead-units.units",
         meaning="units that a layer has at least for its dead share to be judged",
-        source="arithmetic: in a narrower layer one unit more or less is an eighth of it or more, which is the distance "
-        "from the sweep to the limit (there, squeeze-and-excite layers of four units have three dead ones)",
+        source="arithmetic: in a narrower layer one unit more or less is an eighth or more of it, as much as lies "
+        "between the sweep and the limit (there, squeeze-and-excite layers of four units have three dead ones)",
         low=1,
     )
     at_init: float = limit(
@@ -465,8 +465,8 @@ def _evidence(measured: "LayerActivations") -> dict[str, Plain]:
         "dead_share": round(share, 4),
         "dead_units": ", ".join(map(str, measured.dead_units)) + (", ..." if measured.dead > 10 else ""),
         "units": measured.about.units,
-        "samples": measured.samples,
-        "silent_samples": measured.needed,
+        "samples_seen": measured.samples,
+        "silent_for_samples": measured.needed,
         "activity_below": float(f"{silence_bound(max(1, measured.needed)):.3g}"),
         **_place(measured.about),
     }

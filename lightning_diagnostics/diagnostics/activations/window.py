@@ -1,6 +1,7 @@
 """What the looks of a run add up to: since when each unit is silent, on how many samples, and how layers behave."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,40 @@ RECENT = 8
 """Looks that a verdict needs at least, and that those on scale and saturation rest on."""
 
 _DORMANT = 0.025  # of the layer's mean absolute output, Sokar et al. 2023
-_SHARES = 64  # earlier verdicts that are kept; of more, every second one is dropped
+_SHARES = 64  # verdicts that are kept for the trend
 _TINY = 1e-38  # a signal of exactly 0 has vanished, and has a logarithm all the same
 _NAMED = 10  # dead units that a finding names
+
+
+@dataclass
+class Shares:
+    """The dead shares at a layer's verdicts, evenly spread over all of them, and the newest.
+
+    Attributes:
+        kept: Of every ``stride``-th verdict, from the first on.
+        stride: It doubles when there are too many.
+        count: Verdicts so far.
+        newest: The last of them.
+    """
+
+    kept: list[float] = field(default_factory=list[float])
+    stride: int = 1
+    count: int = 0
+    newest: float = 0.0
+
+    def add(self, share: float) -> None:
+        """Take up one more verdict."""
+        if self.count % self.stride == 0:
+            self.kept.append(share)
+        if len(self.kept) > _SHARES:
+            self.kept, self.stride = self.kept[::2], 2 * self.stride
+        self.count, self.newest = self.count + 1, share
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """What is kept, the newest last."""
+        last_is_kept = (self.count - 1) % self.stride == 0
+        return tuple(self.kept) if last_is_kept else (*self.kept, self.newest)
 
 
 class Window:
@@ -49,7 +81,7 @@ class Window:
         self._signal = np.zeros((0, RECENT))  # of the last looks, the newest last
         self._saturated = np.zeros((0, 3))  # since which step in one stretch, for how many looks, the least share
         self._at = np.zeros((0, RECENT), np.int64)  # their steps
-        self._shares: dict[str, list[float]] = {}
+        self._shares: dict[str, Shares] = {}
         self._epoch: dict[str, tuple[int, list[float]]] = {}  # the histogram of the last epoch's first batch
         self._drift: dict[str, float] = {}
         # Of each unit.
@@ -74,7 +106,8 @@ class Window:
             if old is new:
                 continue
             if old is not None and old != new:
-                head = new.head if old.head is None or new.head is None else old.head and new.head
+                heads = [head for head in (old.head, new.head) if head is not None]
+                head = all(heads) if heads else None
                 flags = {"trains": old.trains or new.trains, "gate": old.gate or new.gate, "head": head}
                 new = Layer(**{**vars(old), **flags})
             self.layers[name] = new
@@ -157,10 +190,8 @@ class Window:
     def remember(self, names: Sequence[str]) -> None:
         """Keep the dead shares of this moment for the trend."""
         for name in names:
-            kept = self._shares.setdefault(name, [])
-            kept.append(float(self._dead[self._cells(self._row[name])].mean()))
-            if len(kept) > _SHARES:
-                del kept[::2]
+            share = float(self._dead[self._cells(self._row[name])].mean())
+            self._shares.setdefault(name, Shares()).add(share)
 
     def begin_epoch(self, look: Look) -> None:
         """Compare the histograms of an epoch's first batch with those of the last epoch's."""
@@ -198,7 +229,7 @@ class Window:
             dead_units=tuple(dead[:_NAMED].tolist()),
             dead_at_first=first if dies and first >= 0 else None,
             since=tuple(silences.tolist()),
-            shares=tuple(self._shares.get(name, ())),
+            shares=self._shares[name].values if name in self._shares else (),
             saturated_looks=int(stretch) if saturates else 0,
             saturated_since=int(since),
             saturated_least=least,
@@ -209,8 +240,8 @@ class Window:
     def _of_look(self, name: str, about: Layer, reading: LayerReading | None) -> dict[str, Any]:
         nothing = float("nan")
         if reading is None:
-            keys = ("mean", "std", "low", "high", "signal")
-            optional = ("zero_share", "saturated_share", "drift", "elements", "histogram")
+            keys = ("mean", "std", "high", "signal")
+            optional = ("low", "zero_share", "saturated_share", "drift", "elements", "histogram")
             return {**dict.fromkeys(keys, nothing), **dict.fromkeys(optional, None)}
         outputs = reading.positions * about.units
         counted = float(reading.count.sum()) / outputs
@@ -226,7 +257,7 @@ class Window:
         return {
             "mean": mean,
             "std": (within + between) ** 0.5,
-            "low": reading.low,
+            "low": None if about.family == "rectifier" else reading.low,
             "high": reading.high,
             "signal": within**0.5,
             "zero_share": 1 - counted if about.family == "rectifier" else None,
@@ -307,7 +338,7 @@ class Window:
         return {
             "layers": [dict(vars(self.layers[name])) for name in self._row],
             "arrays": {name: torch.from_numpy(getattr(self, name).copy()) for name in (*_OF_LAYERS, *_OF_UNITS)},
-            "shares": {name: list(shares) for name, shares in self._shares.items()},
+            "shares": {name: {**vars(s), "kept": list(s.kept)} for name, s in self._shares.items()},
             "epoch": {name: [exponent, list(counts)] for name, (exponent, counts) in self._epoch.items()},
         }
 
@@ -319,7 +350,7 @@ class Window:
         self._offsets = np.cumsum([0, *(layer.units for layer in self.layers.values())])
         for name, tensor in state["arrays"].items():
             setattr(self, name, tensor.numpy().copy())
-        self._shares = {name: list(shares) for name, shares in state["shares"].items()}
+        self._shares = {n: Shares(**{**plain, "kept": list(plain["kept"])}) for n, plain in state["shares"].items()}
         self._epoch = {name: (exponent, list(counts)) for name, (exponent, counts) in state["epoch"].items()}
 
 
