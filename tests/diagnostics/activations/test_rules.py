@@ -63,7 +63,11 @@ HEALTHY = LayerActivations(
     elements=None,
     histogram=None,
 )
-LIMITS = Limits()
+# Of the tests; those of the package come from the sweep.
+NUMBERS: dict[str, Any] = {"share": 0.9, "lost_share": 0.6, "lost": 0.3, "units": 4, "at_init": 0.5, "saturated": 0.9}
+NUMBERS |= {"dying_share": 0.4, "dying_rise": 0.15, "dying_verdicts": 16, "saturated_looks": 8, "layers": 4}
+NUMBERS |= {"vanishing": 1e-4, "exploding": 1e4, "gain": 2.0}
+LIMITS = Limits(**NUMBERS)
 
 
 def layer(dead: int = 0, *, units: int = 100, first: float | None = 0.0, about: Any = None, **more: Any) -> Any:
@@ -75,13 +79,13 @@ def layer(dead: int = 0, *, units: int = 100, first: float | None = 0.0, about: 
 
 
 def diagnosis(rule: Rule, measured: Any, **limits: float) -> Diagnosis:
-    verdict = rule.check(measured, Limits(**limits))
+    verdict = rule.check(measured, Limits(**{**NUMBERS, **limits}))
     assert isinstance(verdict, Diagnosis)
     return verdict
 
 
 def speaks(rule: Rule, measured: Any, **limits: float) -> bool:
-    return isinstance(rule.check(measured, Limits(**limits)), Diagnosis)
+    return isinstance(rule.check(measured, Limits(**{**NUMBERS, **limits})), Diagnosis)
 
 
 def test_a_healthy_layer_is_passed_in_silence_by_every_rule_on_layers() -> None:
@@ -128,8 +132,8 @@ def test_dead_units_are_described_whole() -> None:
             "dead_share": 0.7,
             "dead_units": "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...",
             "units": 100,
-            "samples": 2048,
-            "silent_samples": 755,
+            "samples_seen": 2048,
+            "silent_for_samples": 755,
             "activity_below": 0.00396,
             "activation": "relu",
             "source": "net.py:12",
@@ -154,8 +158,8 @@ def test_a_layer_whose_units_are_all_dead_is_an_error_that_names_the_initialisat
             "dead_share": 1.0,
             "dead_units": "0, 1, 2, 3, 4",
             "units": 5,
-            "samples": 2000,
-            "silent_samples": 755,
+            "samples_seen": 2000,
+            "silent_for_samples": 755,
             "activity_below": 0.00396,
             "activation": "relu",
             "source": "net.py:12",
@@ -249,8 +253,8 @@ def test_dying_units_are_described_whole() -> None:
             "dead_share": 0.5,
             "dead_units": "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...",
             "units": 100,
-            "samples": 9000,
-            "silent_samples": 755,
+            "samples_seen": 9000,
+            "silent_for_samples": 755,
             "activity_below": 0.00396,
             "activation": "relu",
             "source": "net.py:12",
@@ -313,8 +317,8 @@ def test_dead_at_init_is_described_whole() -> None:
             "dead_share": 0.5,
             "dead_units": "0, 1, 2",
             "units": 6,
-            "samples": 2000,
-            "silent_samples": 755,
+            "samples_seen": 2000,
+            "silent_for_samples": 755,
             "activity_below": 0.00396,
             "activation": "relu",
             "source": "net.py:12",
@@ -456,44 +460,71 @@ def test_the_limits_over_depth_can_be_set(rule: Rule, sign: int) -> None:
     assert not speaks(rule, measured, vanishing=0.05, exploding=20.0, gain=4.0)
 
 
+@BOTH
+@pytest.mark.parametrize(("reported", "where"), [("c", "c"), ("e", "e"), ("elsewhere", "d"), (None, "d")])
+def test_a_stretch_that_was_reported_stays_where_it_was(rule: Rule, sign: int, reported: str, where: str) -> None:
+    measured = dataclasses.replace(depth(*(sign * 1.5 * index for index in range(5))), reported_at=reported)
+    assert diagnosis(rule, measured).where == where
+
+
 # nonfinite-activation.
 
 
 def broken(**more: Any) -> NonFinite:
-    words = {"where": "self/log", "what": "NaN", "operation": "log", "low": -1.0, "high": 2.5, "weights": ""}
-    return NonFinite(**{**words, "step": 12, "before": 11, **more})
+    words = {"where": "net.log", "inside": True, "what": "NaN", "operation": "log", "low": -1.2345, "high": 2.5}
+    return NonFinite(**{**words, "batch": False, "weights": "", "step": 12, "before": 11, **more})
 
 
 def test_what_made_the_first_nan_is_described_whole() -> None:
     assert diagnosis(nonfinite_activation, broken()) == Diagnosis(
         severity=Severity.ERROR,
-        where="self/log",
+        where="net.log",
         first_step=12,
-        message="At self/log log made the first NaN of the forward pass, from inputs between -1 and 2.5.",
+        message="In net.log, log made the first NaN of the forward pass, from inputs between -1.23 and 2.5.",
         remedy="keep the argument away from zero: clamp(min=eps) or + eps inside of it.",
-        evidence={"value": "NaN", "operation": "log", "input_min": -1.0, "input_max": 2.5, "last_finite_look": 11},
+        evidence={"value": "NaN", "operation": "log", "input_min": -1.23, "input_max": 2.5, "last_finite_look": 11},
     )
 
 
 def test_weights_that_are_nan_already_are_described_whole() -> None:
     said = diagnosis(nonfinite_activation, broken(where="net.0", operation="", weights="net.0.weight", low=None))
-    assert said.message == (
-        "At net.0 the output has the first NaN of the forward pass; net.0.weight is not finite already, so it began in "
-        "an earlier step, after step 11."
+    assert said == Diagnosis(
+        severity=Severity.ERROR,
+        where="net.0",
+        first_step=12,
+        message="net.0.weight has NaN already: it began in an earlier step, after step 11.",
+        remedy="look at every step to see where it begins: every_n_train_steps=1; a smaller learning rate, clipping.",
+        evidence={"value": "NaN", "weights": "net.0.weight", "last_finite_look": 11},
     )
-    assert said.remedy == (
-        "look at every step to see where it begins: every_n_train_steps=1; a smaller learning rate, clipping."
-    )
-    assert said.evidence == {"value": "NaN", "input_max": 2.5, "weights": "net.0.weight", "last_finite_look": 11}
     first = diagnosis(nonfinite_activation, broken(weights="net.0.weight", before=None))
-    assert first.message.endswith("; net.0.weight is not finite already, so it began in an earlier step.")
+    assert first.message == "net.0.weight has NaN already: it began in an earlier step."
 
 
-def test_an_infinity_of_no_known_place_and_range_is_described_whole() -> None:
-    said = diagnosis(nonfinite_activation, broken(where=None, what="Inf", operation="mul", low=None, high=None))
-    assert said.where is None
-    assert said.message == "At the loss mul made the first Inf of the forward pass."
-    assert said.remedy.startswith("bound the inputs, or compute this in 32 bits; torch.autograd.set_detect_anomaly")
+@pytest.mark.parametrize(("where", "place"), [("net.0", "net.0"), (None, "the model")])
+def test_a_batch_that_is_broken_already_is_described_whole(where: str | None, place: str) -> None:
+    said = diagnosis(nonfinite_activation, broken(where=where, what="Inf", batch=True))
+    assert said.message == f"The batch that goes into {place} has Inf already."
+    assert said.remedy == ("look at the data: missing values, divisions by a standard deviation of zero, augmentation.")
+    assert said.evidence == {"value": "Inf", "last_finite_look": 11}
+
+
+@pytest.mark.parametrize(
+    ("where", "inside", "place"),
+    [("net.0", True, "In net.0"), ("net.0", False, "After net.0"), (None, False, "In the loss")],
+)
+def test_a_place_is_within_a_module_after_it_or_in_the_loss(where: str | None, inside: bool, place: str) -> None:
+    said = diagnosis(nonfinite_activation, broken(where=where, inside=inside, what="Inf", low=None))
+    assert (said.where, said.message) == (where, f"{place}, log made the first Inf of the forward pass.")
+    assert "input_max" not in said.evidence
+
+
+def test_a_layer_whose_output_alone_is_known_is_described_whole() -> None:
+    said = diagnosis(nonfinite_activation, broken(operation="", low=None, high=None))
+    assert said.message == "In net.log, the output has the first NaN of the forward pass."
+    assert said.remedy == (
+        "bound the inputs, or compute this in 32 bits; torch.autograd.set_detect_anomaly(True) shows the line."
+    )
+    assert said.evidence == {"value": "NaN", "last_finite_look": 11}
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_what_was_once_seen_of_a_layer_stays() -> None:
     made = window(about(trains=False, head=None))
     for new, known in [
         ({"trains": True, "gate": False, "head": True}, (True, False, True)),
-        ({"trains": False, "gate": True, "head": True}, (True, True, True)),
+        ({"trains": False, "gate": True, "head": None}, (True, True, True)),
         ({"trains": False, "gate": False, "head": False}, (True, True, False)),
         ({"trains": False, "gate": False, "head": True}, (True, True, False)),
     ]:
@@ -249,7 +249,7 @@ def test_the_numbers_of_a_look_are_those_of_all_its_outputs() -> None:
     assert measured.std == pytest.approx(outputs.std())
     assert measured.signal == pytest.approx(np.sqrt(np.square(outputs.std(axis=0)).mean()))
     assert measured.zero_share == pytest.approx((outputs == 0).mean())
-    assert (measured.low, measured.high) == (0.0, outputs.max())
+    assert (measured.low, measured.high) == (None, outputs.max())
     assert (measured.saturated_share, measured.drift, measured.elements, measured.histogram) == (None,) * 4
 
 
@@ -257,7 +257,7 @@ def test_without_a_reading_there_are_no_numbers_of_a_look() -> None:
     made = window(about())
     made.update(look(0, act=reading([1] * 4)))
     measured = made.layer("act")
-    assert all(math.isnan(value) for value in (measured.mean, measured.std, measured.low, measured.high))
+    assert all(math.isnan(value) for value in (measured.mean, measured.std, measured.high, measured.signal))
     assert (measured.zero_share, measured.histogram) == (None, None)
 
 
@@ -395,14 +395,18 @@ def test_the_shares_are_those_of_every_moment_that_was_remembered() -> None:
     assert shares == tuple([0.0] * 12 + [0.25] * 10 + [0.5] * 8)
 
 
-def test_the_shares_of_a_long_run_are_thinned_out_evenly_enough_to_keep_their_course() -> None:
+@pytest.mark.parametrize("number", [1, 64, 65, 66, 128, 129, 300, 1000])
+def test_the_shares_of_a_long_run_are_evenly_spread_over_it_and_the_newest_is_there(number: int) -> None:
     made = window(about(units=1000), activity=0.5)
-    for step in range(1000):
-        made.update(look(step, act=reading([float(unit >= step) for unit in range(1000)])))
+    for step in range(number):
+        made.update(look(step, act=reading([float(unit >= step) for unit in range(1000)], samples=50)))
         made.remember(["act"])
-        shares = made.layer("act").shares
-        assert len(shares) <= 64
-        assert list(shares) == sorted(shares)
+    shares = [round(1000 * share) for share in made.layer("act").shares]
+    dying = [max(0, step - RECENT + 1) for step in range(number)]  # one a look, each silent for eight
+    stride = next(2**power for power in range(9) if len(dying[:: 2**power]) <= 64)
+    assert shares[-1] == dying[-1] == made.layer("act").dead
+    assert shares[: len(dying[::stride])] == dying[::stride]
+    assert len(shares) <= 65
 
 
 # Resuming.
