@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_diagnostics import ActivationMonitor, Finding, GraphLeakDetector, Severity, tensorboard
+from lightning_diagnostics.diagnostics.activations.measure import LayerActivations, Overview
 from tests.helpers import fit, trainer
-from tests.patients import BATCHES, LossList, RunningLoss, Student
+from tests.patients import BATCHES, LossList, RunningLoss, Student, loader
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of the HTML sanitizer that TensorBoard carries with it
@@ -28,7 +29,7 @@ with warnings.catch_warnings():
 
 TAG = "diagnostics/findings/text_summary"
 TOLD = 6  # the step at which a graph kept since step 0 is told of
-ROWS = ["finding", "where", "when", "what is wrong", "what to do", "how we know"]
+ROWS = ["name", "where", "when", "what is wrong", "what to do", "how we know"]
 
 
 def _finding(text: str = "text", **more: Any) -> Finding:
@@ -223,6 +224,12 @@ def test_a_layout_has_the_charts_of_the_fields_and_patterns_that_match_their_tag
     assert not re.search(charts["low"][0], "room/low_all")
 
 
+def test_the_layout_of_measurements_has_only_what_they_have_values_for_each_once() -> None:
+    one, other = (_OfLayer(name, 1.0, std, None, 0.0) for name, std in (("a", None), ("b", 1.0)))
+    assert tensorboard.layout(one) == {"mean by layer": ["^room/mean/.+$"], "low": [r"^room/low\.all$"]}
+    assert tensorboard.layout(one, other)["mean by layer"] == ["^room/mean/.+$", "^room/std/.+$"]
+
+
 # What was written is read back.
 
 
@@ -300,11 +307,11 @@ def _layouts(folder: Path) -> list[Any]:
 
 
 def test_a_layout_is_read_back_with_its_charts(tmp_path: Path) -> None:
-    tensorboard.write_layout(str(tmp_path), "room", tensorboard.layout(_OfLayer))
+    tensorboard.write_layout(str(tmp_path), {"room": tensorboard.layout(_OfLayer), "other": {"a": ["b"]}})
     (layout,) = _layouts(tmp_path)
-    (category,) = layout.category
-    assert category.title == "room"
-    assert [(chart.title, list(chart.multiline.tag)) for chart in category.chart] == [
+    room, other = layout.category
+    assert (room.title, other.title) == ("room", "other")
+    assert [(chart.title, list(chart.multiline.tag)) for chart in room.chart] == [
         ("mean by layer", ["^room/mean/.+$", "^room/std/.+$"]),
         ("low", [r"^room/low\.all$"]),
     ]
@@ -324,22 +331,24 @@ def test_our_layout_lies_in_a_run_of_its_own_and_the_users_is_not_erased(logger:
     fit(trainer(ActivationMonitor(strict=True), logger=logger), _Arranged())
     folder = Path(logger.log_dir)
     assert [[category.title for category in layout.category] for layout in _layouts(folder)] == [["mine"]]
-    assert [[category.title for category in layout.category] for layout in _layouts(folder / "diagnostics")] == [
-        ["activations"]
-    ]
+    ours = _layouts(folder / "diagnostics")
+    assert [[category.title for category in layout.category] for layout in ours] == [["activations"]] * len(ours)
     assert _read(folder / "diagnostics") == ({}, {})
 
 
-def test_every_chart_of_the_layout_has_a_line(logger: TensorBoardLogger) -> None:
+def test_every_chart_of_the_layout_has_a_line_and_each_quantity_that_asks_for_one_a_chart(
+    logger: TensorBoardLogger,
+) -> None:
     module = Student()
     module.net.append(Tanh())
     limits = {"dead-units.activity": 0.5}
     fit(trainer(ActivationMonitor(strict=True, every_n_train_steps=1, limits=limits), logger=logger), module)
     tags, _ = _read(Path(logger.log_dir))
-    (layout,) = _layouts(Path(logger.log_dir) / "diagnostics")
-    patterns = [pattern for chart in layout.category[0].chart for pattern in chart.multiline.tag]
-    assert len(patterns) == 9
-    for pattern in patterns:
+    layouts = [layout.category[0].chart for layout in _layouts(Path(logger.log_dir) / "diagnostics")]
+    assert [len(charts) for charts in layouts] == sorted({len(charts) for charts in layouts})  # again if there are more
+    found = {chart.title: list(chart.multiline.tag) for chart in layouts[-1]}
+    assert found.keys() == tensorboard.layout(Overview, LayerActivations).keys()
+    for pattern in (pattern for patterns in found.values() for pattern in patterns):
         assert any(re.search(pattern, tag) for tag in tags), pattern
 
 
@@ -391,9 +400,6 @@ class _Deep(Student):
         super().__init__()
         self.net = Sequential(Linear(4, 8), *(ReLU() for _ in range(40)), Linear(8, 1))
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        pass
-
 
 @pytest.mark.parametrize("batches", [100, 1000])
 def test_the_event_file_of_forty_layers_over_a_thousand_steps_is_bounded(
@@ -401,8 +407,8 @@ def test_the_event_file_of_forty_layers_over_a_thousand_steps_is_bounded(
 ) -> None:
     monitor = ActivationMonitor(strict=True, every_n_train_steps=50, max_layers=40)
     batch = [torch.randn(4, 4), torch.randn(4)]
-    run = trainer(monitor, logger=logger, max_epochs=1000 // batches, log_every_n_steps=1001)
-    run.fit(_Deep(), DataLoader([batch] * batches, batch_size=None))
+    run = trainer(monitor, logger=logger, max_epochs=1000 // batches, log_every_n_steps=1001, limit_val_batches=0)
+    run.fit(_Deep(), DataLoader([batch] * batches, batch_size=None), loader(1, shuffle=False))
     assert run.global_step == 1000
     size = sum(file.stat().st_size for file in Path(logger.log_dir).rglob("*.tfevents*"))
     assert size <= 2_000_000
