@@ -43,7 +43,8 @@ def generate(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "catalogue.md").write_text(catalogue_page(), encoding="utf-8")
     (folder / "versions.md").write_text(versions_table(), encoding="utf-8")
-    (folder / "finding.md").write_text(finding_line(), encoding="utf-8")
+    for name, line in zip(("leak.md", "death.md"), finding_lines(), strict=True):
+        (folder / name).write_text(line, encoding="utf-8")
 
 
 def catalogue_page() -> str:
@@ -94,11 +95,12 @@ def versions_table() -> str:
     return table(("package", "what is asked for", "what the tests ran with"), rows)
 
 
-def finding_line() -> str:
-    """The line of the README that a finding prints, which a test compares with a real run, broken at spaces."""
+def finding_lines() -> list[str]:
+    """The lines of the README that findings print, which a test compares with a real run, broken at spaces."""
     readme = (HERE.parent / "README.md").read_text(encoding="utf-8")
-    line = re.search(r"<!-- output: begin -->\n```text\n(.*)\n```", readme)[1]
-    return f"```text\n{textwrap.fill(line, 88, break_long_words=False, break_on_hyphens=False)}\n```\n"
+    lines = re.search(r"<!-- output: begin -->\n```text\n(.*?)\n```", readme, re.DOTALL)[1].splitlines()
+    wrapped = [textwrap.fill(line, 88, break_long_words=False, break_on_hyphens=False) for line in lines]
+    return [f"```text\n{text}\n```\n" for text in wrapped]
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

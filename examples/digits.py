@@ -1,7 +1,8 @@
-"""A small network learns to read digits and leaks memory with every step; the detector says where and how to fix it.
+"""A small network learns to read digits, with two mistakes that only its diagnostics notice.
 
-``python examples/digits.py`` trains with the leak, ``--healthy`` without it, and ``--plot memory.png`` trains both and
-draws the memory in use, read back from what the detector logged.
+``python examples/digits.py`` trains it twice, with one mistake each: ``leaking`` loses memory with every step, and
+``dying`` loses most units of a layer. ``python examples/digits.py healthy`` trains it without them. With ``--plot
+memory.png`` the memory in use is drawn, read back from what was logged.
 """
 
 import argparse
@@ -13,21 +14,36 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, max_pool2d, relu
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
-from lightning_diagnostics import GraphLeakDetector
+from lightning_diagnostics import ActivationMonitor, GraphLeakDetector
 
 Batch = tuple[Tensor, Tensor]
 
 
+class Head(nn.Module):
+    """From features to the scores of the ten digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(64, 64, 3, padding=1)
+        self.linear = nn.Linear(64 * 4 * 4, 10)
+
+    def forward(self, features: Tensor) -> Tensor:
+        shapes = relu(self.conv(max_pool2d(features, 2)))
+        return self.linear(shapes.flatten(1))
+
+
 class Digits(LightningModule):
-    """A convolution and a linear layer; logs how large its features are, as a mean over the run."""
+    """Two convolutions and a linear layer; logs how large its features are, as a mean over the run."""
+
+    learning_rate = 0.001
 
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.ReLU())
-        self.head = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 4 * 4, 10))
+        self.head = Head()
         self.norm_sum = torch.zeros(())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -42,8 +58,8 @@ class Digits(LightningModule):
         return loss
 
     def watch(self, features: Tensor) -> None:
-        """Add up the norm of the features, and with it, by mistake, the graph of every step."""
-        self.norm_sum += features.norm()
+        """Add up the norm of the features."""
+        self.norm_sum += features.norm().detach()
         self.log("feature_norm", self.norm_sum / (self.global_step + 1))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -51,15 +67,24 @@ class Digits(LightningModule):
         self.log("val_acc", (self(images).argmax(1) == labels).float().mean(), prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=1e-3)
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
 
-class HealthyDigits(Digits):
-    """The same network with the one-line fix."""
+class LeakingDigits(Digits):
+    """The same network, which keeps the graph of every step by mistake."""
 
     def watch(self, features: Tensor) -> None:
-        self.norm_sum += features.norm().detach()
+        self.norm_sum += features.norm()
         self.log("feature_norm", self.norm_sum / (self.global_step + 1))
+
+
+class DyingDigits(Digits):
+    """The same network with a learning rate that would suit SGD; for Adam it is far too large."""
+
+    learning_rate = 0.03
+
+
+NETWORKS = {"healthy": Digits, "leaking": LeakingDigits, "dying": DyingDigits}
 
 
 def loaders(batch_size: int = 32) -> tuple[DataLoader, DataLoader]:
@@ -72,14 +97,14 @@ def loaders(batch_size: int = 32) -> tuple[DataLoader, DataLoader]:
 
 
 def fit(network: type[Digits], *, name: str, logdir: str, epochs: int) -> Path:
-    """Train a network under the detector; returns the folder of the run."""
+    """Train a network under both diagnostics; returns the folder of the run."""
     seed_everything(0, verbose=False)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         logger=TensorBoardLogger(logdir, name=name),
         log_every_n_steps=10,
-        callbacks=[GraphLeakDetector()],
+        callbacks=[GraphLeakDetector(), ActivationMonitor()],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -121,16 +146,17 @@ def plot(runs: dict[str, Path], file: str) -> None:
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--healthy", action="store_true", help="train without the leak")
-    parser.add_argument("--plot", metavar="FILE", help="train without and with the leak and draw the memory of both")
+    parser.add_argument("networks", nargs="*", metavar="network", help=f"any of {', '.join(NETWORKS)}")
+    parser.add_argument("--plot", metavar="FILE", help="draw the memory of the runs")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--logdir", default="lightning_logs")
     args = parser.parse_args()
+    chosen = args.networks or ["leaking", "dying"]
+    if unknown := set(chosen) - set(NETWORKS):
+        parser.error(f"{', '.join(unknown)}: allowed are {', '.join(NETWORKS)}")
     warnings.filterwarnings("ignore", module="lightning")  # its advice on workers: 45 batches need none
 
-    both = {"healthy": HealthyDigits, "leaking": Digits}
-    chosen = list(both) if args.plot else ["healthy" if args.healthy else "leaking"]
-    runs = {name: fit(both[name], name=name, logdir=args.logdir, epochs=args.epochs) for name in chosen}
+    runs = {name: fit(NETWORKS[name], name=name, logdir=args.logdir, epochs=args.epochs) for name in chosen}
     if args.plot:
         plot(runs, args.plot)
     print(f"Look at the runs with: tensorboard --logdir {args.logdir}")

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_diagnostics import Finding, Severity, tensorboard
+from lightning_diagnostics.diagnostics.activations.measure import LayerActivations, Overview
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
@@ -46,15 +48,27 @@ function shown(selector) { return all(selector).filter(e => e.getBoundingClientR
 """
 
 
+def digits(folder: Path, *arguments: object, epochs: int) -> Path:
+    """The event files of the digits example; for the pictures of the documentation, of ten epochs."""
+    command = [sys.executable, REPOSITORY / "examples/digits.py", *map(str, arguments), f"--logdir={folder}"]
+    subprocess.run([*command, f"--epochs={10 if SCREENSHOTS else epochs}"], check=True, capture_output=True)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The event files of the digits example, without and with the leak."""
-    folder = tmp_path_factory.mktemp("digits") / "lightning_logs"
-    command = [sys.executable, REPOSITORY / "examples/digits.py", f"--epochs={10 if SCREENSHOTS else 1}"]
-    subprocess.run([*command, f"--logdir={folder}", f"--plot={folder / 'memory.png'}"], check=True, capture_output=True)
+def leak(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits example without and with the leak."""
+    folder = tmp_path_factory.mktemp("leak") / "lightning_logs"
+    digits(folder, "healthy", "leaking", f"--plot={folder / 'memory.png'}", epochs=1)
     if SCREENSHOTS:
         shutil.copy(folder / "memory.png", SCREENSHOTS)
     return folder
+
+
+@pytest.fixture(scope="module")
+def death(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits example in health, and with a layer that dies: in as many epochs as it takes to be sure."""
+    return digits(tmp_path_factory.mktemp("death") / "lightning_logs", "healthy", "dying", epochs=4)
 
 
 @pytest.fixture
@@ -70,14 +84,25 @@ def page(tmp_path: Path) -> Iterator["Page"]:
             yield Page(socket)
 
 
-def test_the_finding_is_a_table_on_the_text_page(logdir: Path, page: "Page") -> None:
-    with serving(logdir) as address:
+def test_the_leak_is_a_table_on_the_text_page(leak: Path, page: "Page") -> None:
+    with serving(leak) as address:
         page.open(f"{address}/#text")
         table = page.wait_for("shown('table').map(e => e.innerText).find(text => text.includes('MEM101'))")
         page.draw("findings.png", "shown('table')[0]")
     assert "retained-graph" in table
     assert "model.norm_sum" in table
     assert "self.norm_sum += " in table
+    assert "WARNING" in table
+
+
+def test_the_dead_layer_is_a_table_on_the_text_page(death: Path, page: "Page") -> None:
+    with serving(death) as address:
+        page.open(f"{address}/#text")
+        table = page.wait_for("shown('table').map(e => e.innerText).find(text => text.includes('ACT101'))")
+        page.draw("dead_finding.png", "shown('table')[0]")
+    assert "dead-units" in table
+    assert "head/relu" in table
+    assert "lower the learning rate" in table
     assert "WARNING" in table
 
 
@@ -104,8 +129,10 @@ def several(tmp_path: Path) -> Path:
     return tmp_path / "several"
 
 
-@pytest.mark.parametrize("run", ["leaking", "several"])
-def test_no_word_of_the_findings_table_is_broken(run: str, logdir: Path, several: Path, page: "Page") -> None:
+@pytest.mark.parametrize("run", ["leaking", "dying", "several"])
+def test_no_word_of_the_findings_table_is_broken(
+    run: str, leak: Path, death: Path, several: Path, page: "Page"
+) -> None:
     broken = """shown('td, th, td code').flatMap(cell => [...cell.childNodes]).flatMap(node => {
         if (node.nodeType != Node.TEXT_NODE) return [];
         return [...node.data.matchAll(/[A-Za-z]+/g)].filter(word => {
@@ -114,25 +141,80 @@ def test_no_word_of_the_findings_table_is_broken(run: str, logdir: Path, several
             return range.getClientRects().length > 1;
         }).map(word => word[0]);
     })"""
-    with serving({"leaking": logdir / "leaking", "several": several}[run]) as address:
+    with serving({"leaking": leak / "leaking", "dying": death / "dying", "several": several}[run]) as address:
         page.open(f"{address}/#text")
         page.wait_for("shown('table').length")
         assert page.evaluate(broken) == []
 
 
-def test_a_healthy_run_has_no_table(logdir: Path, page: "Page") -> None:
-    with serving(logdir / "healthy") as address:
+def test_a_healthy_run_has_no_table(death: Path, page: "Page") -> None:
+    with serving(death / "healthy") as address:
         page.open(f"{address}/#text")
         page.wait_for("shown('h3').map(e => e.innerText).find(text => text.includes('No text data was found'))")
         assert page.evaluate("shown('table').length") == 0
 
 
-def test_our_curves_lie_beside_the_users(logdir: Path, page: "Page") -> None:
-    with serving(logdir) as address:
+def test_our_curves_lie_beside_the_users(leak: Path, page: "Page") -> None:
+    with serving(leak) as address:
         page.open(f"{address}/#scalars&tagFilter=graph_leak%7Ctrain_loss")
         titles = page.wait_for("(t => t.length >= 3 && t)(shown('tf-scalar-card').map(e => e.tag))")
         page.draw("scalars.png", "shown('tf-scalar-card')[2]")
     assert {"train_loss", "graph_leak/graphs_alive", "graph_leak/memory_in_use"} <= set(titles)
+
+
+LINES = (
+    "all('path.line', card.shadowRoot).filter(e => /L/.test(e.getAttribute('d')) && !/NaN/.test(e.getAttribute('d')))"
+)
+"""The lines of a card that are drawn and have more than one point."""
+
+
+def test_the_curves_of_layers_have_lines(death: Path, page: "Page") -> None:
+    tags = [
+        f"activations/{what}/{layer}" for what in ("dead_share", "zero_share") for layer in ("features.1", "head/relu")
+    ]
+    with serving(death) as address:
+        page.open(f"{address}/#scalars&tagFilter=dead_share/%7Czero_share%7Cval_acc")
+        page.grow(1400)
+        for tag in [*tags, "val_acc"]:
+            card = f"shown('tf-scalar-card').find(card => card.tag == '{tag}')"
+            # Each of the two runs has two: one as it is and one smoothed.
+            assert page.wait_for(f"(card => card && {LINES}.length == 4)({card})")
+        page.draw("dead_scalars.png", "shown('tf-scalar-card')[4]")
+
+
+def test_each_chart_of_the_layout_has_lines(death: Path, page: "Page") -> None:
+    charts = tensorboard.layout(Overview, LayerActivations)
+    tags = EventAccumulator(str(death / "dying/version_0")).Reload().Tags()["scalars"]
+    lines = {
+        title: sum(re.match(pattern, tag) is not None for pattern in patterns for tag in tags)
+        for title, patterns in charts.items()
+    }
+    expected = [title for title, number in lines.items() if number]
+    with serving(death / "dying") as address:
+        page.open(f"{address}/#custom_scalars")
+        page.grow(2200)
+        cards = "shown('tf-custom-scalar-multi-line-chart-card')"
+        shown = page.wait_for(f"(t => t.length >= {len(expected)} && t)({cards}.map(card => card.title))")
+        assert shown == expected
+        drawn = f"{cards}.map(card => {LINES}.length)"
+        page.wait_for(f"{drawn}.every(number => number > 0)")
+        page.draw("dead_charts.png", f"{cards}[{len(expected) - 1}]")
+        assert page.evaluate(drawn) == [2 * lines[title] for title in expected]  # as they are, and smoothed
+
+
+def test_each_layer_has_a_histogram(death: Path, page: "Page") -> None:
+    # An outline begins and ends at the bottom; where there is something in a bucket, it is higher.
+    outlines = """(card => card && all('path.outline', card.shadowRoot).filter(e => {
+        const heights = [...e.getAttribute('d').matchAll(/,([0-9.]+)/g)].map(found => Number(found[1]));
+        return Math.max(...heights) - Math.min(...heights) > 1;
+    }).length)"""
+    with serving(death / "dying") as address:
+        page.open(f"{address}/#histograms")
+        for index, layer in enumerate(("features.1", "head/relu")):
+            title = page.wait_for(f"shown('tf-histogram-loader').map(card => card.tag)[{index}]")
+            assert title == f"activations/histogram/{layer}"
+            assert page.wait_for(f"{outlines}(shown('vz-histogram-timeseries')[{index}])") >= 8
+        page.draw("dead_histograms.png", "shown('tf-histogram-loader')[1]")
 
 
 class Page:
@@ -159,6 +241,10 @@ class Page:
                 return value
             time.sleep(0.2)
         pytest.fail(f"not on the page after {seconds} seconds: {expression}; it shows: {self.evaluate(TEXT)}")
+
+    def grow(self, height: int) -> None:
+        """Make the window so high that all is in view: TensorBoard draws nothing else."""
+        self._call("Emulation.setDeviceMetricsOverride", width=1300, height=height, deviceScaleFactor=1, mobile=False)
 
     def draw(self, name: str, element: str) -> None:
         """With SCREENSHOTS, a picture of the page from its top to the end of an element."""
