@@ -39,7 +39,7 @@ class DiagnosticCallback(Callback):
 
     Args:
         on_finding: What to do about a finding: ``"report"`` it, ``"stop"`` training after the batch, or ``"raise"`` a
-            `FindingError`. With several processes the ranks agree on it at the end of the epoch.
+            `FindingError`. With several processes the ranks agree on it at the end of the epoch or of a validation.
         at: The severity from which ``"stop"`` and ``"raise"`` act: ``"warning"`` or ``"error"``.
         limits: Limits to override, by name, e.g. ``{"retained-graph.steps": 8}``.
         strict: Raise our own faults instead of switching off (for tests).

@@ -74,9 +74,9 @@ class Detector(GraphLeakDetector):
         super().__init__(**{"strict": True, **more})
 
     @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def _meet(self, trainer: Trainer, pl_module: Any) -> None:
         try:
-            super().on_train_epoch_end(trainer, pl_module)
+            super()._meet(trainer, pl_module)
         except FindingError as error:
             (diary,) = (c for c in trainer.callbacks if isinstance(c, Diary))
             diary.write(trainer, f"FindingError at {error.finding.where}")
@@ -140,7 +140,7 @@ def test_stop_ends_the_run_of_both_ranks_at_the_end_of_the_epoch(rank: int, tmp_
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_raise_ends_the_run_of_both_ranks_at_the_end_of_the_epoch(rank: int, tmp_path: Path) -> None:
+def test_raise_ends_the_run_of_both_ranks_where_they_meet(rank: int, tmp_path: Path) -> None:
     detector = Detector(on_finding="raise", at="error", limits=ERROR)
     both = _fit(tmp_path, detector, LeakOn(**{f"rank{rank}": ALWAYS}))
     assert [(told["ending"], told["steps"]) for told in both] == [("FindingError at model.outs", EPOCH)] * 2

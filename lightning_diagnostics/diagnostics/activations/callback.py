@@ -148,7 +148,7 @@ class ActivationMonitor(DiagnosticCallback):
     def forget(self) -> None:
         self._names: dict[str, str] = {}
         known = self._limits
-        self._window = Window(activity=known.activity, alpha=known.alpha, saturated=known.saturated)
+        self._window = Window(activity=known.activity, alpha=known.alpha, saturated=known.saturated_share)
         self._looks = 0
         self._quiet: dict[tuple[str, str], int] = {}  # verdicts in a row that did not repeat an open finding
         self._early: dict[str, TooEarly] = {}

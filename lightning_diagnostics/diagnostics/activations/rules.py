@@ -65,7 +65,7 @@ class Limits:
         "between the sweep and the limit (there, squeeze-and-excite layers of four units have three dead ones)",
         low=1,
     )
-    at_init: float = limit(
+    at_init_share: float = limit(
         0.5,
         key="dead-at-init.share",
         meaning="dead share over the first window",
@@ -90,11 +90,11 @@ class Limits:
     dying_verdicts: int = limit(
         16,
         key="dying-units.verdicts",
-        meaning="verdicts (one every eight looks, and at the end of an epoch) that a trend takes",
+        meaning="verdicts (one every eight looks, and where an epoch ends) that a trend takes",
         source="arithmetic: four points in the last quarter",
         low=4,
     )
-    saturated: float = limit(
+    saturated_share: float = limit(
         0.9,
         key="saturated-units.share",
         meaning="share of the outputs that are saturated, at each look of a stretch",
@@ -116,14 +116,14 @@ class Limits:
         source="arithmetic: fewer have too few steps for a median",
         low=2,
     )
-    vanishing: float = limit(
+    vanishing_ratio: float = limit(
         1e-4,
         key="vanishing-activations.ratio",
         meaning="what is left of the first layer's signal, at each of the last eight looks",
         source=_SWEEP,
         high=1.0,
     )
-    exploding: float = limit(
+    exploding_ratio: float = limit(
         1e4,
         key="exploding-activations.ratio",
         meaning="growth of the signal over the first layer's, at each of the last eight looks",
@@ -276,7 +276,7 @@ def saturated_units(measured: "LayerActivations", limits: Limits) -> Verdict:
         f"scale what goes into it: {_scale(measured.about)}.",
         {
             "saturated_share": round(share, 4),
-            "saturated-units.share": limits.saturated,
+            "saturated-units.share": limits.saturated_share,
             "looks": measured.saturated_looks,
             **_place(measured.about),
         },
@@ -396,7 +396,7 @@ def dead_at_init(measured: "LayerActivations", limits: Limits) -> Verdict:
     if _too_early(measured) is not None or not _mortal(measured, limits):
         return None
     first = measured.dead_at_first
-    if first is None or first < limits.at_init or dead_units.check(measured, limits) is not None:
+    if first is None or first < limits.at_init_share or dead_units.check(measured, limits) is not None:
         return None
     return Diagnosis(
         Severity.INFO,
@@ -404,7 +404,7 @@ def dead_at_init(measured: "LayerActivations", limits: Limits) -> Verdict:
         measured.since[0] if measured.since else 0,
         f"{first:.0%} of the {measured.about.units} units were dead over the first looks.",
         "nothing, if the result is good; else scale the inputs, look at the biases, or put a norm before the layer.",
-        {"dead_at_first": round(first, 3), "dead-at-init.share": limits.at_init, **_evidence(measured)},
+        {"dead_at_first": round(first, 3), "dead-at-init.share": limits.at_init_share, **_evidence(measured)},
     )
 
 
@@ -509,7 +509,7 @@ def _over_depth(measured: "Depth", limits: Limits, *, grows: bool) -> Verdict:
     if len(measured.layers) < limits.layers:
         return None
     sign = 1 if grows else -1
-    ratio = limits.exploding if grows else limits.vanishing
+    ratio = limits.exploding_ratio if grows else limits.vanishing_ratio
     if sign * measured.gain < math.log10(limits.gain):
         return None
     logs = measured.log_signals
