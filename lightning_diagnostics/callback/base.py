@@ -173,9 +173,10 @@ class DiagnosticCallback(Callback):
         self._run.draw(values, step=step)
 
     def lay_out(self, category: str, *measurements: object) -> None:
-        """Arrange the curves of measurements on TensorBoard's custom-scalars page."""
+        """Arrange the curves of measurements on TensorBoard's custom-scalars page, in charts that have any."""
         assert self._run is not None
-        self._run.lay_out(category, tensorboard.layout(*measurements))
+        every = tensorboard.layout(*dict.fromkeys(map(type, measurements)))
+        self._run.lay_out(category, every, filled=tensorboard.layout(*measurements))
 
     # The life of a run.
 

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -122,12 +122,18 @@ class Run:
         for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
             self._outlet(f"logger {index}", lambda _, one=one: _draw_to(one, values, step))
 
-    def lay_out(self, category: str, charts: Mapping[str, list[str]]) -> None:
-        """Arrange curves on TensorBoard's custom-scalars page; again only if there are charts that were not there."""
-        known = self._laid_out.setdefault(category, {})
-        if charts.keys() <= known.keys():
+    def lay_out(self, category: str, charts: Mapping[str, list[str]], *, filled: Collection[str]) -> None:
+        """Arrange curves on TensorBoard's custom-scalars page; again only if a chart has been filled that was not.
+
+        Args:
+            category: What the charts stand under.
+            charts: Patterns of tags by title, in the order of the page.
+            filled: The titles of those that have curves.
+        """
+        known = self._laid_out.get(category, {})
+        if known.keys() >= set(filled):
             return
-        known.update(charts)
+        self._laid_out[category] = {title: charts[title] for title in charts if title in {*known, *filled}}
         self._outlet("the layout in TensorBoard", lambda trainer: _write_layout(trainer, self._laid_out))
 
     def leave(self, member: str, step: int, undecided: list[str], ending: str) -> None:

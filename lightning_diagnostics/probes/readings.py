@@ -112,7 +112,7 @@ class Readings:
             self._flush()
             found: dict[int, list[Reading]] = {}
             for device, results in self._results.items():
-                numbers = torch.cat(results).to("cpu", torch.float64).numpy()
+                numbers = torch.cat(results).cpu().double().numpy()
                 self._unpack(numbers, self._layout[device], found)
         self._results, self._layout = {}, {}
         return found
@@ -252,8 +252,10 @@ def histogram(values: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
     index = flat.mul_(scale.unsqueeze(1)).floor_().add_(BUCKETS // 2 if signed else 0).clamp_(0, BUCKETS - 1)
     calls = torch.arange(flat.shape[0], device=flat.device).unsqueeze(1) * (BUCKETS + 1)
     index = torch.where(counted, index.long(), BUCKETS) + calls
-    counts = torch.bincount(index.flatten(), minlength=flat.shape[0] * (BUCKETS + 1))
-    return exponent, counts.view(-1, BUCKETS + 1)[:, :BUCKETS].to(torch.float32)
+    # Not bincount, which makes the host wait for the device; whole numbers in float32 are exact in any order.
+    counts = torch.zeros(flat.shape[0] * (BUCKETS + 1), device=flat.device)
+    counts.scatter_add_(0, index.flatten(), torch.ones(index.numel(), device=flat.device))
+    return exponent, counts.view(-1, BUCKETS + 1)[:, :BUCKETS]
 
 
 def _stride(elements: int) -> int:

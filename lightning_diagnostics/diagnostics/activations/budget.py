@@ -64,7 +64,7 @@ class Budget:
                 well = [each for each in chosen if each not in ill]
                 if well:
                     chosen[chosen.index(well[-1])] = name
-        self._chosen = chosen
+        self._chosen = chosen + [name for name in self._chosen if name not in names]  # of those not seen at this look
         return [name for name in names if name in chosen]
 
 

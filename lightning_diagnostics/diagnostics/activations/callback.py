@@ -64,7 +64,7 @@ class ActivationMonitor(DiagnosticCallback):
 
     Args:
         every_n_train_steps: A batch is looked at at least this often, counted within the epoch.
-        include: Patterns of layer names, as in a shell (``"encoder.*"``); only layers that match one are watched. All
+        include: Patterns of layer names, as in a shell (``"encoder*"``); only layers that match one are watched. All
             if None.
         exclude: Patterns of layer names that are not watched.
         max_layers: Layers that are drawn at the most: the worst, and others spread over the depth. All are judged.
@@ -417,7 +417,7 @@ def _patterns(name: str, value: Sequence[str] | None) -> tuple[str, ...]:
         return ()
     listed = isinstance(value, list | tuple)
     if not listed or not all(isinstance(each, str) and each for each in value):
-        raise TypeError(f"{name}={value!r}: expected a list of patterns such as ['encoder.*']")
+        raise TypeError(f"{name}={value!r}: expected a list of patterns such as ['encoder*']")
     return tuple(value)
 
 

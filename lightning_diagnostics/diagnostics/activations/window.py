@@ -18,6 +18,7 @@ RECENT = 8
 _DORMANT = 0.025  # of the layer's mean absolute output, Sokar et al. 2023
 _SHARES = 64  # verdicts that are kept for the trend
 _TINY = 1e-38  # a signal of exactly 0 has vanished, and has a logarithm all the same
+_GONE = -37.9  # that logarithm, and a little
 _NAMED = 10  # dead units that a finding names
 
 
@@ -271,7 +272,7 @@ class Window:
         """The stretches of hidden layers that no norm separates, in the order of the forward pass."""
         stretches: dict[int, list[Layer]] = {}
         for layer in sorted(self.layers.values(), key=lambda layer: layer.order):
-            if layer.hidden and layer.trains and layer.name in self._row and layer.family != "saturating":
+            if layer.hidden and layer.trains and layer.name in self._row and _passes_on(layer):
                 stretches.setdefault(layer.segment, []).append(layer)
         return [depth for stretch in stretches.values() if (depth := self._depth(stretch)) is not None]
 
@@ -282,9 +283,10 @@ class Window:
             return None
         with np.errstate(all="ignore"):
             logs = np.log10(np.maximum(self._signal[rows], _TINY))
-        if not np.isfinite(logs).all():
+        if not np.isfinite(logs).all() or (logs <= _GONE).all():
             return None
-        gains = np.median(np.diff(logs, axis=0), axis=0)
+        gone = (logs[:-1] <= _GONE) & (logs[1:] <= _GONE)  # from nothing to nothing is no step
+        gains = np.nan_to_num(np.nanmedian(np.where(gone, np.nan, np.diff(logs, axis=0)), axis=0))
         healthiest = int(np.argmin(np.abs(gains)))
         return Depth(
             tuple(layer.name for layer in stretch),
@@ -363,6 +365,11 @@ _OF_UNITS: dict[str, Any] = {
     "_revival": -1,
     "_dead": False,
 }
+
+
+def _passes_on(layer: Layer) -> bool:
+    """Whether the scale of what goes in shows in what comes out; a gate is no part of the stream, nor is a sigmoid."""
+    return layer.family != "saturating" or (layer.kind in ("tanh", "hardtanh", "softsign") and not layer.gate)
 
 
 def _histogram(reading: LayerReading, *, signed: bool, mean: float, square: float) -> Histogram:
