@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from lightning_diagnostics import ActivationMonitor
+from lightning_diagnostics.diagnostics.activations import callback
 from lightning_diagnostics.diagnostics.activations.looking import batch_size
 from lightning_diagnostics.diagnostics.activations.measure import LayerReading, Look, layer_reading
 from lightning_diagnostics.diagnostics.activations.window import RECENT, Window
@@ -437,3 +438,40 @@ def test_two_processes_draw_the_numbers_of_one_on_the_same_data(tmp_path: Path) 
         assert 0 < one[f"dead_share/{name}"][47] < 1
     assert 0 < one["saturated_share/net.tanh"][47] < 1
     assert one["drift/net.act"].keys() == {16, 32}
+
+
+def test_looks_that_waited_too_long_and_were_put_together_tell_the_same_deaths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = _processes(1, tmp_path / "one")
+    monkeypatch.setattr(callback, "_KEPT_APART", 4)
+    two = _processes(2, tmp_path / "two")
+    last = {name: max(values) for name, values in one.items()}
+    for name in ("dead_share/net.act", "dead_share/net.gelu", "dead_share/net/relu", "worst_dead_share"):
+        assert two[name][max(two[name])] == one[name][last[name]]
+    assert len(two["mean/net.act"]) < len(one["mean/net.act"])
+
+
+# What is not finite in a layer that no gradient leads to.
+
+
+class Untrained(Still):
+    """A frozen part puts out what is not finite, and the loss knows nothing of it."""
+
+    def __init__(self, bad: float) -> None:
+        super().__init__(nn.Linear(2, 2))
+        self.bad, self.frozen = bad, nn.ReLU()
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        with torch.no_grad():
+            self.frozen(batch * (self.bad if batch_idx == 3 else 1.0))
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(("bad", "word"), [(math.inf, "Inf"), (math.nan, "NaN")])
+def test_what_is_not_finite_is_called_by_its_name(bad: float, word: str, tmp_path: Path) -> None:
+    monitor, values = run(Untrained(bad), [torch.ones(3, 2)] * 6, tmp_path)
+    (found,) = (finding for finding in monitor.findings if finding.code == "ACT106")
+    assert (found.where, found.first_step, found.evidence) == ("frozen", 3, {"value": word, "last_finite_look": 2})
+    assert str(values["max/frozen"][3]) == str(abs(bad))
+    assert math.isfinite(values["max/frozen"][4])
