@@ -285,8 +285,7 @@ class Window:
             logs = np.log10(np.maximum(self._signal[rows], _TINY))
         if not np.isfinite(logs).all() or (logs <= _GONE).all():
             return None
-        gone = (logs[:-1] <= _GONE) & (logs[1:] <= _GONE)  # from nothing to nothing is no step
-        gains = np.nan_to_num(np.nanmedian(np.where(gone, np.nan, np.diff(logs, axis=0)), axis=0))
+        gains = np.array([_median_step(signals) for signals in logs.T])
         healthiest = int(np.argmin(np.abs(gains)))
         return Depth(
             tuple(layer.name for layer in stretch),
@@ -365,6 +364,12 @@ _OF_UNITS: dict[str, Any] = {
     "_revival": -1,
     "_dead": False,
 }
+
+
+def _median_step(logs: NDArray[np.float64]) -> float:
+    """The median step from layer to layer; from nothing to nothing is no step."""
+    steps = np.diff(logs)[(logs[:-1] > _GONE) | (logs[1:] > _GONE)]
+    return float(np.median(steps)) if len(steps) else 0.0
 
 
 def _passes_on(layer: Layer) -> bool:

@@ -64,9 +64,9 @@ HEALTHY = LayerActivations(
     histogram=None,
 )
 # Of the tests; those of the package come from the sweep.
-NUMBERS: dict[str, Any] = {"share": 0.9, "lost_share": 0.6, "lost": 0.3, "units": 4, "at_init": 0.5, "saturated": 0.9}
+NUMBERS: dict[str, Any] = {"share": 0.9, "lost_share": 0.6, "lost": 0.3, "units": 4, "at_init_share": 0.5, "saturated_share": 0.9}
 NUMBERS |= {"dying_share": 0.4, "dying_rise": 0.15, "dying_verdicts": 16, "saturated_looks": 8, "layers": 4}
-NUMBERS |= {"vanishing": 1e-4, "exploding": 1e4, "gain": 2.0}
+NUMBERS |= {"vanishing_ratio": 1e-4, "exploding_ratio": 1e4, "gain": 2.0}
 LIMITS = Limits(**NUMBERS)
 
 
@@ -456,8 +456,8 @@ def test_one_layer_alone_is_no_trend(rule: Rule, sign: int, gain: float, said: b
 def test_the_limits_over_depth_can_be_set(rule: Rule, sign: int) -> None:
     measured = depth(*(sign * 0.5 * index for index in range(4)))
     assert not speaks(rule, measured)
-    assert speaks(rule, measured, vanishing=0.05, exploding=20.0)
-    assert not speaks(rule, measured, vanishing=0.05, exploding=20.0, gain=4.0)
+    assert speaks(rule, measured, vanishing_ratio=0.05, exploding_ratio=20.0)
+    assert not speaks(rule, measured, vanishing_ratio=0.05, exploding_ratio=20.0, gain=4.0)
 
 
 @BOTH
