@@ -55,7 +55,7 @@ def catalogue_page() -> str:
         own = [rule for rule in catalogue.rules() if rule in import_module(f"{room}.rules").RULES]
         parts += [f"## {name}", "### Findings", *(rule_page(rule) for rule in own)]
         parts += ["### Limits", f"Override them with `{name}(limits={{...}})`.", limits_table(callback.default_limits)]
-        parts += ["### What is drawn", "As scalars, in every logger, at looks.", quantities_table(f"{room}.measure")]
+        parts += ["### What is drawn", *quantities_table(f"{room}.measure")]
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,15 +72,26 @@ def limits_table(limits: Any) -> str:
     rows = []
     for key, (_, each) in limit_table(limits).items():
         allowed = f"{each.low:g} to {each.high:g}" if math.isfinite(each.high) else f"{each.low:g} or more"
-        rows.append((f"`{key}`", f"{each.default:g}", allowed, each.meaning, each.source))
+        rows.append((f"`{key}`", f"{each.default:g}", allowed, each.meaning, _linked(each.source)))
     return table(("limit", "default", "allowed", "meaning", "where it comes from"), rows)
 
 
-def quantities_table(module: str) -> str:
+def _linked(source: str) -> str:
+    """The words of a source, with a link where they name a page of this documentation."""
+    return re.sub(r"(.*\S) \(docs: (\w+)\)", r"[\1](\2.md)", source)
+
+
+def quantities_table(module: str) -> list[str]:
+    """What is drawn, with the charts of the custom-scalars page where there are some."""
     classes = [each for _, each in inspect.getmembers(import_module(module), dataclasses.is_dataclass)]
     drawn = {each.tag: each for c in classes for each in tensorboard.quantities(c).values()}
-    rows = [(f"`{each.tag}`", each.unit, each.how) for _, each in sorted(drawn.items())]
-    return table(("tag", "unit", "how it is computed"), rows)
+    rows = [(f"`{each.tag}`", each.unit, each.chart or "", each.how) for _, each in sorted(drawn.items())]
+    head = ("tag", "unit", "chart", "how it is computed")
+    text = "As scalars, in every logger, at looks."
+    if not any(chart for _, _, chart, _ in rows):
+        return [text, table((*head[:2], head[3]), [(*row[:2], row[3]) for row in rows])]
+    more = "`{layer}` stands for the name of a layer. *Chart* is the title on TensorBoard's Custom Scalars page. "
+    return [f"{text} {more}Histograms are for TensorBoard alone.", table(head, rows)]
 
 
 def versions_table() -> str:
