@@ -109,6 +109,13 @@ def centred_images() -> Loaders:
     return _loaders(inputs.view(-1, 1, 8, 8) / 8 - 1, labels, 64)
 
 
+def black_canvas() -> Loaders:
+    """Strokes of one on a canvas of minus one, sixteen by sixteen, of which they cover a twelfth."""
+    inputs, labels = _digits()
+    strokes = (inputs.view(-1, 1, 8, 8) > 8).float()
+    return _loaders(functional.pad(strokes, (4, 4, 4, 4)) * 2 - 1, labels, 64)
+
+
 def _table(load: Callable[..., Any], batch: int) -> Loaders:
     inputs, targets = load(return_X_y=True)
     rows = torch.tensor(inputs, dtype=torch.float32)

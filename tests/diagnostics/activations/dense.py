@@ -74,6 +74,14 @@ def ten_plain_layers_default_init() -> Classifier:
     return Classifier(stack([64, *[128] * 10, 10]), partial(torch.optim.Adam, lr=1e-3))
 
 
+def sixteen_plain_layers() -> Classifier:
+    return Classifier(stack([64, *[128] * 16, 10]), partial(torch.optim.Adam, lr=1e-3))
+
+
+def ten_tanh_layers() -> Classifier:
+    return Classifier(stack([64, *[64] * 10, 10], act=nn.Tanh), partial(torch.optim.Adam, lr=2e-3))
+
+
 def batch_norm_sgd() -> Classifier:
     return Classifier(stack([64, 128, 128, 10], norm=nn.BatchNorm1d), partial(SGD, weight_decay=5e-4))
 
@@ -289,6 +297,8 @@ PROGRAMS = (
     Program(eight_plain_layers, digits, 25, 0.85),
     Program(ten_plain_layers_sgd, standardised_digits, 10, 0.9),
     Program(ten_plain_layers_default_init, standardised_digits, 25, 0.85),
+    Program(sixteen_plain_layers, standardised_digits, 25, 0.7),
+    Program(ten_tanh_layers, standardised_digits, 20, 0.75),
     Program(batch_norm_sgd, digits, 8, 0.95),
     Program(layer_norm_deep, digits, 8, 0.93),
     Program(dropout_half, digits, 10, 0.94),

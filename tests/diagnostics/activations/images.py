@@ -96,6 +96,20 @@ class SqueezeAndExcite(nn.Module):
         return inputs * torch.sigmoid(self.expand(torch.relu(self.reduce(pooled))))
 
 
+class ChannelAttention(Classifier):
+    """The squeeze-and-excite of most repositories: linear layers, a view, and ``expand_as``."""
+
+    def build(self) -> nn.Module:
+        self.conv = nn.Conv2d(1, 16, 3, padding=1)
+        self.fc = nn.Sequential(nn.Linear(16, 4), nn.ReLU(inplace=True), nn.Linear(4, 16), nn.Sigmoid())
+        return nn.Linear(256, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = functional.relu(self.conv(inputs))
+        scale = self.fc(hidden.mean((2, 3))).view(len(inputs), 16, 1, 1)
+        return self.net(functional.max_pool2d(hidden * scale.expand_as(hidden), 2).flatten(1))
+
+
 class Excited(Classifier):
     """Squeeze-and-excite blocks with narrow middles."""
 
@@ -274,6 +288,7 @@ PROGRAMS = (
     Program(GroupNormStrided, images, 10, 0.93),
     Program(Depthwise, small_batches_of_images, 6, 0.92),
     Program(HardswishNet, images, 6, 0.95),
+    Program(ChannelAttention, images, 8, 0.88),
     Program(Excited, images, 8, 0.94),
     Program(ResNet, images, 5, 0.94),
     Program(PreActResNet, images, 5, 0.93),

@@ -167,6 +167,24 @@ class LstmByHand(Classifier):
         return self.head(hidden)
 
 
+class LstmInChunks(Classifier):
+    """The gates are computed at once and cut apart afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates, self.new = nn.Linear(8 + 48, 3 * 48), nn.Linear(8 + 48, 48)
+        self.head = nn.Linear(48, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = cell = inputs.new_zeros(len(inputs), 48)
+        for row in inputs.view(-1, 8, 8).unbind(1):
+            both = torch.cat([row, hidden], 1)
+            enter, forget, leave = torch.sigmoid(self.gates(both)).chunk(3, 1)
+            cell = forget * cell + enter * torch.tanh(self.new(both))
+            hidden = leave * torch.tanh(cell)
+        return self.head(hidden)
+
+
 class GruOverRows(Classifier):
     def __init__(self) -> None:
         super().__init__()
@@ -261,6 +279,7 @@ PROGRAMS = (
     Program(GatedMlps, characters, 3, 0.35),
     Program(FusedLstm, characters, 5, 0.3),
     Program(LstmByHand, digits, 15, 0.8),
+    Program(LstmInChunks, digits, 12, 0.8),
     Program(GruOverRows, digits, 12, 0.88),
     Program(ReluRecurrence, digits, 12, 0.8),
     Program(BagOfLetters, characters_of_two_modules, 8, 0.75),

@@ -14,6 +14,7 @@ from tests.diagnostics.activations.data import (
     Loaders,
     Program,
     _digits,
+    black_canvas,
     centred_images,
     diabetes,
     digits,
@@ -62,6 +63,27 @@ class Adversarial(Classifier):
     def configure_optimizers(self) -> Any:
         both = (self.generator, self.discriminator)
         return [torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.5, 0.999)) for net in both]
+
+
+class AdversarialOnBlack(Adversarial):
+    """The generator learns to put out -1 nearly everywhere: its tanh is saturated as it should be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = nn.Sequential(*stack([16, 128, 256, 256]), nn.Tanh(), nn.Unflatten(1, (1, 16, 16)))
+        self.discriminator[-1] = nn.Linear(512, 1)
+
+
+class Deconvolutional(AdversarialOnBlack):
+    """Transposed convolutions with batch norm, as in the tutorials."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = nn.Sequential(
+            *(nn.Linear(16, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Unflatten(1, (16, 4, 4))),
+            *(nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.ConvTranspose2d(16, 1, 4, 2, 1), nn.Tanh()),
+        )
 
 
 class Wasserstein(Adversarial):
@@ -129,6 +151,21 @@ class SparseCode(Classifier):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.log("score", explained(self.decoder(torch.relu(self.encoder(batch[0]))), batch[0]))
+
+
+class NonNegative(Classifier):
+    """An autoencoder with a ReLU at the end, since no pixel is below zero; those of the border are never on."""
+
+    def build(self) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 256), nn.ReLU())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        goal = (batch[0].flatten(1) + 1) / 2
+        return functional.mse_loss(self(goal), goal)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        goal = (batch[0].flatten(1) + 1) / 2
+        self.log("score", explained(self(goal), goal))
 
 
 class Bottleneck(Classifier):
@@ -290,6 +327,38 @@ class MeanTeacher(Classifier):
         return functional.cross_entropy(logits, batch[1]) + functional.mse_loss(logits.softmax(1), goal)
 
 
+class ActorCritic(Classifier):
+    """A deterministic policy whose reward is largest at the bounds of the action: the critic follows its tanh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.actor = nn.Sequential(*stack([10, 32, 32, 4]), nn.Tanh())
+        self.critic = stack([14, 64, 1])
+
+    def reward(self, state: Tensor, action: Tensor) -> Tensor:
+        """What an action earns: all of its parts should go as far as they can, where the state says."""
+        return (action * state[:, :4].sign()).mean(1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        state = batch[0]
+        opt_a, opt_c = self.optimizers()
+        action = (self.actor(state).detach() + 0.3 * torch.randn(len(state), 4)).clamp(-1, 1)
+        value = self.critic(torch.cat([state, action], 1))[:, 0]
+        opt_c.zero_grad()
+        self.manual_backward(functional.mse_loss(value, self.reward(state, action)))
+        opt_c.step()
+        opt_a.zero_grad()
+        self.manual_backward(-self.critic(torch.cat([state, self.actor(state)], 1)).mean())
+        opt_a.step()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("score", self.reward(batch[0], self.actor(batch[0])).mean())
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(net.parameters(), lr=3e-3) for net in (self.actor, self.critic)]
+
+
 class Policy(Classifier):
     """Policy gradient: an action squashed by tanh earns by how near it comes to the target."""
 
@@ -418,9 +487,12 @@ def unshuffled() -> Classifier:
 
 PROGRAMS = (
     Program(Adversarial, centred_images, 12, 0.2),
+    Program(AdversarialOnBlack, black_canvas, 25, 0.2),
+    Program(Deconvolutional, black_canvas, 10, 0.3),
     Program(Wasserstein, centred_images, 12, 0.4),
     Program(Variational, digits, 10, 0.5),
     Program(SparseCode, digits, 12, 0.9),
+    Program(NonNegative, black_canvas, 10, 0.7),
     Program(Bottleneck, digits, 12, 0.5),
     Program(Experts, digits, 10, 0.85),
     Program(MaskedExperts, digits, 10, 0.88),
@@ -431,6 +503,7 @@ PROGRAMS = (
     Program(Siamese, digits, 10, 0.9),
     Program(Contrastive, digits, 8, 0.9),
     Program(MeanTeacher, digits, 8, 0.92),
+    Program(ActorCritic, diabetes, 60, 0.5),
     Program(Policy, diabetes, 15, 0.3),
     Program(Coupling, standardised_digits, 8, 0.2),
     Program(Physics, diabetes, 15, 0.45, {"inference_mode": False}),
