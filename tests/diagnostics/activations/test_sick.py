@@ -10,7 +10,6 @@ from tests.helpers import accusations
 SEEDS = (0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow))
 
 every_case = pytest.mark.parametrize("case", sick.CASES, ids=str)
-missed = pytest.mark.xfail(reason="the scale over depth leaves tanh out", raises=AssertionError)
 every_seed = pytest.mark.parametrize("seed", SEEDS)
 
 
@@ -18,11 +17,7 @@ every_seed = pytest.mark.parametrize("seed", SEEDS)
 
 
 @every_seed
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=missed if case.make is sick.TinyWeightsTanh else ()) for case in sick.CASES],
-    ids=str,
-)
+@every_case
 def test_a_mistake_is_found_where_it_was_made_and_nothing_else_is(case: sick.Case, seed: int) -> None:
     monitor = ActivationMonitor(strict=True)
     train(case.program(sick=True), seed, monitor)
