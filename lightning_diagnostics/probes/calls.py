@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 from lightning_diagnostics.probes.graphs import ACCUMULATE_GRAD, grad_fn
 from lightning_diagnostics.probes.kinds import PRODUCTS, Kind, Role, is_known, role_of_call, role_of_module
 
+_SEPARATOR = " < "
 _COMPILED = "_orig_mod"  # what torch.compile puts between a module and its name
 
 ROOT = "self"
@@ -37,6 +38,7 @@ class Site:
         segment: How many norms came before it in that pass.
         trains: Whether gradients flow through it.
         gate: Whether its output was seen to multiply something.
+        leaves: Whether the next weights after it are in another part of the model than itself and those before it.
         head: Whether it was seen between the last weights and the loss (None: no backward pass was announced).
     """
 
@@ -50,6 +52,7 @@ class Site:
     segment: int
     trains: bool = False
     gate: bool = False
+    leaves: bool = False
     head: bool | None = None
 
 
@@ -80,6 +83,7 @@ class CallWatch:
         self._take = take
         self.names = names
         """What was passed for them."""
+        self._claimed: set[str] = set()  # places that were seen in this process
         self.sites: dict[tuple[str, ...], Site] = {}
         """Every site seen so far, by what tells it from others."""
         self.unreadable: set[str] = set()
@@ -95,7 +99,9 @@ class CallWatch:
         self._signal = _NO_SIGNAL
         self._order = self._segment = 0
         self._renamed = False
+        self._open: list[Site] = []  # saturating ones since the last weights
         self._ends: list[tuple[int, Site]] = []
+        self._heads: set[int] | None = None
         self._gates: dict[int, tuple[weakref.ref[Tensor], Site]] = {}
         self._made: dict[int, str] = {}
         self._faults: list[Exception] = []
@@ -157,10 +163,15 @@ class CallWatch:
         """The graph nodes that made the outputs of this pass, by number, with the names of the modules and calls."""
         return dict(self._made)
 
-    def mark_head(self, nodes: set[int]) -> None:
-        """Tell the sites of this pass that lie between the last weights and the loss, by the numbers of the nodes."""
-        for number, site in self._ends:
-            site.head = (site.head is not False) and number in nodes
+    def see_loss(self, root: Node | None) -> None:
+        """A backward pass is about to begin: what lies between the last weights and its loss is no hidden layer."""
+        self._heads = (self._heads or set()) | head_nodes(root)
+
+    def settle(self) -> None:
+        """The step is over: tell each site whether it stood before a loss, if any loss was announced."""
+        if self._heads is not None:
+            for number, site in self._ends:
+                site.head = (site.head is not False) and number in self._heads
 
     @property
     def has_calls(self) -> bool:
@@ -197,15 +208,16 @@ class CallWatch:
         """A function of interest was called: what it was is looked up, and what it made is taken."""
         if function in PRODUCTS:
             self._guard(self._see_product, args)
-        elif isinstance(out, Tensor) and not (self._stack and role_of_module(self._stack[-1]) is not None):
+        elif isinstance(out, Tensor):
             self._guard(self._see_function, function, args, kwargs, out)
 
     def _see_function(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
     ) -> None:
         role = role_of_call(function, args, kwargs)
-        if role is None:
-            return
+        inside = role_of_module(self._stack[-1]) if self._stack else None
+        if role is None or (inside is not None and (inside.activation is not None or role.activation is None)):
+            return  # what nn.ReLU or nn.Linear itself calls
         path = self._path(self._stack[-1]) if self._stack else ROOT
         name = role.activation.name if role.activation is not None else function.__name__
         if role.activation is None:
@@ -215,16 +227,23 @@ class CallWatch:
 
     def _see_product(self, args: tuple[Any, ...]) -> None:
         for arg in args:
-            known = self._gates.get(id(arg))
-            if known is not None and known[0]() is arg:
-                known[1].gate = True
+            for tensor in (arg, arg._base) if isinstance(arg, Tensor) else ():  # itself, or what it is a view of
+                known = self._gates.get(id(tensor))
+                if known is not None and known[0]() is tensor:
+                    known[1].gate = True
 
     def _pass_through(self, role: Role, path: str, output: Tensor) -> None:
         self._keep_node(path, output)
+        for site in self._open:
+            own = _part(site.name)
+            site.leaves = own == _part(site.follows) != _part(path)
+        self._open = []
         self._segment += role.norm
         self._signal = _Signal(path, output.shape, role.axis)
 
     def _see_activation(self, kind: Kind, path: str, output: Tensor, *, functional: bool) -> None:
+        if not output.numel() or not output.dim():  # an expert that got nothing; a loss
+            return
         signal = self._signal if self._signal.shape == output.shape else _NO_SIGNAL
         source = _source()
         key = (path, source, signal.path)
@@ -239,8 +258,10 @@ class CallWatch:
         if number is not None:
             site.trains = True
             self._ends.append((number, site))
-        if kind.family == "saturating" and self._mode is not None:
-            self._gates[id(output)] = weakref.ref(output), site
+        if kind.family == "saturating":
+            self._open.append(site)
+            if self._mode is not None:
+                self._gates[id(output)] = weakref.ref(output), site
         plain = plain_tensor(output)
         if plain is None:
             self.unreadable.add(site.name)
@@ -259,16 +280,27 @@ class CallWatch:
     # Names.
 
     def _named(self, path: str, key: tuple[str, ...], functional: bool) -> str:
-        """The path, and from the second place on a number: kept for every place as it was first given."""
-        text = " < ".join(key)
+        """The path, and from the second place on a number: kept for every place as it was first given.
+
+        A name from before a resume goes on where only the line has changed: the file was edited.
+        """
+        text = _SEPARATOR.join(key)
         if text not in self.names:
-            taken = set(self.names.values())
-            number, name = 1, path
-            while name in taken:
-                number += 1
-                name = f"{path}.{number}" if functional else f"{path}/{number}"
-            self.names[text] = name
+            moved = [old for old in self._unclaimed() if _without_line(old) == _without_line(text)]
+            self.names[text] = self.names.pop(moved[0]) if moved else self._new_name(path, functional)
+        self._claimed.add(text)
         return self.names[text]
+
+    def _unclaimed(self) -> list[str]:
+        return [text for text in self.names if text not in self._claimed]
+
+    def _new_name(self, path: str, functional: bool) -> str:
+        taken = set(self.names.values())
+        number, name = 1, path
+        while name in taken:
+            number += 1
+            name = f"{path}.{number}" if functional else f"{path}/{number}"
+        return name
 
     def _path(self, module: nn.Module) -> str:
         """The path of a module in the model; one that is not registered in it goes by its class."""
@@ -317,6 +349,17 @@ def _take_down(mode: TorchFunctionMode) -> None:
         _push_mode(each)
 
 
+def _part(path: str) -> str:
+    """The child of the model that a path leads into."""
+    return path.partition(".")[0].partition("/")[0]
+
+
+def _without_line(text: str) -> tuple[str, ...]:
+    """What tells a place from others, but for the line of the call."""
+    path, source, follows = text.split(_SEPARATOR)
+    return path, source.rpartition(":")[0], follows
+
+
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _PASSED_THROUGH = frozenset(
     _TORCH + file
@@ -341,8 +384,8 @@ def _source() -> str:
 def plain_tensor(tensor: Tensor) -> Tensor | None:
     """A tensor that arithmetic can be done on, detached; None for one that only looks like it.
 
-    Subclasses that change what operations do (sharded, batched by ``vmap``, nested), sparse, complex, whole-numbered
-    and empty ones, and those without storage are not read.
+    Subclasses that change what operations do (sharded, batched by ``vmap``, nested), sparse, complex and whole-numbered
+    ones, and those without storage are not read.
     """
     if type(tensor) not in (Tensor, nn.Parameter):
         if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:  # pyright: ignore[reportAttributeAccessIssue]  # it has one
@@ -351,8 +394,6 @@ def plain_tensor(tensor: Tensor) -> Tensor | None:
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # pyright: ignore[reportAttributeAccessIssue]  # untyped
         return None
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta or not tensor.is_floating_point():
-        return None
-    if tensor.numel() == 0 or tensor.dim() == 0:
         return None
     return tensor.detach()
 

@@ -75,6 +75,7 @@ def _functions() -> dict[Callable[..., Any], str]:
                 function = getattr(home, spelling, None)
                 if callable(function):
                     found[function] = name
+    found[torch.special.expit] = "sigmoid"
     for home in (torch, Tensor):
         for spelling in ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_"):
             function = getattr(home, spelling, None)
@@ -97,7 +98,12 @@ _NORMS: dict[Callable[..., Any], int] = {
     )
     if (function := getattr(functional, name, None)) is not None
 }
-PRODUCTS = frozenset({Tensor.__mul__, Tensor.__rmul__, Tensor.mul, Tensor.mul_, Tensor.__imul__, torch.mul})
+PRODUCTS = frozenset(
+    {
+        *(Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__, Tensor.mul, Tensor.mul_, torch.mul),
+        *(Tensor.lerp, Tensor.lerp_, torch.lerp, Tensor.addcmul, Tensor.addcmul_, torch.addcmul),
+    }
+)
 """Functions that multiply element by element: what a gate's output goes into."""
 
 

@@ -140,6 +140,7 @@ class ActivationMonitor(DiagnosticCallback):
         self._finite_at: int | None = None  # the last look at which all was finite
         self._blind = ""
         self._last: Look | None = None
+        self._read: set[str] = set()  # layers, since the last verdict
         self._undrawn: Look | None = None  # the last look, if it was not drawn
 
     # The life of a run.
@@ -253,6 +254,7 @@ class ActivationMonitor(DiagnosticCallback):
             if first:
                 self._window.begin_epoch(look)
             self._looks += 1
+            self._read |= look.readings.keys()
             self._last = look
             if self._looks % RECENT == 0:
                 self._judge(trainer)
@@ -276,13 +278,14 @@ class ActivationMonitor(DiagnosticCallback):
         if self._last is None:
             return
         step, found = self._last.step, set[tuple[str, str]]()
-        self._window.remember(list(self._last.readings))
-        self._early = {}
-        for name in self._window.seen:
+        seen, self._read = self._read, set()  # what was not read since the last verdict is left as it is
+        self._window.remember(sorted(seen))
+        self._early = {name: verdict for name, verdict in self._early.items() if name not in seen}
+        for name in sorted(seen):
             measured = self._window.layer(name)
             for rule in _OF_LAYERS:
                 self._ask(trainer, rule, measured, step, found)
-        for depth in self._window.depths():
+        for depth in self._window.depths(seen):
             for rule in _OF_DEPTH:
                 place = f"{rule.code} {depth.layers[0]}"
                 known = replace(depth, reported_at=self._places.get(place))
@@ -290,6 +293,8 @@ class ActivationMonitor(DiagnosticCallback):
                 if finding is not None and finding.where is not None:
                     self._places[place] = finding.where
         for finding in self._judged():
+            if finding.where not in seen:
+                continue
             self._close_if_quiet(finding, found=finding.key in found, step=step)
 
     def _close_if_quiet(self, finding: Finding, *, found: bool, step: int) -> None:

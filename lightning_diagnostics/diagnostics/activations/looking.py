@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.diagnostics.activations.measure import Layer, LayerReading, Look, layer_reading
 from lightning_diagnostics.diagnostics.activations.nonfinite import Origin, find_origin
-from lightning_diagnostics.probes import CallWatch, Readings, Site, activation_modules, blind_parts, grad_fn, head_nodes
+from lightning_diagnostics.probes import CallWatch, Readings, Site, activation_modules, blind_parts, grad_fn
 
 _LEARNING = 8  # looks at which calls are watched though none is known; after them, at the first of every epoch only
 _HOOKED = "Using `torch.compile.module.` when there are global hooks"  # torch warns of what we do knowingly
@@ -140,7 +140,7 @@ class Looking:
             scaled: Whether it was scaled for 16 bits: then it may overflow in a healthy run, and the step is skipped.
         """
         root, value = grad_fn(loss), loss.detach()
-        self._watch.mark_head(head_nodes(root))
+        self._watch.see_loss(root)
         broken = value.isnan() if scaled else ~value.isfinite()
         if self._origin is None and bool(broken.any()):
             self._origin = find_origin(root, self._watch.made(), module)
@@ -148,6 +148,7 @@ class Looking:
     def end(self, *, step: int, drawn: bool) -> tuple[Look, dict[str, Layer], Origin | None]:
         """Stop looking: what was read, what is known of the layers, and what made the loss infinite if it was."""
         assert self._readings is not None
+        self._watch.settle()
         self._close()
         found = self._readings.collect()
         self._readings = None
@@ -166,7 +167,12 @@ class Looking:
     def _layer(self, site: Site) -> Layer:
         """What is known of a layer; made anew only when more is known of it."""
         known = self._layers.get(site.name)
-        if known is None or (known.trains, known.gate, known.head) != (site.trains, site.gate, site.head):
+        if known is None or (known.trains, known.gate, known.leaves, known.head) != (
+            site.trains,
+            site.gate,
+            site.leaves,
+            site.head,
+        ):
             known = self._layers[site.name] = Layer.of(site, self._units[site.name])
         return known
 

@@ -30,6 +30,7 @@ class Layer:
         trains: Whether gradients flow through it.
         gate: Whether its output multiplies something.
         head: Whether it stands between the last weights and the loss; None if that could not be seen.
+        leaves: Whether the next weights are in another part of the model.
     """
 
     name: str
@@ -44,13 +45,14 @@ class Layer:
     trains: bool
     gate: bool
     head: bool | None
+    leaves: bool = False
 
     @classmethod
     def of(cls, site: Site, units: int) -> "Layer":
         """What a site says of its layer."""
         kind = (site.kind.name, site.kind.family)
         place = (site.source, site.follows, site.functional, site.order, site.segment)
-        return cls(site.name, *kind, units, *place, site.trains, site.gate, site.head)
+        return cls(site.name, *kind, units, *place, site.trains, site.gate, site.head, site.leaves)
 
     @property
     def hidden(self) -> bool:

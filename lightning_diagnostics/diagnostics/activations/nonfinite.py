@@ -1,6 +1,6 @@
 """Where the first NaN or infinity of a forward pass was made, read from the autograd graph without running it again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +67,7 @@ def find_origin(root: Node | None, made: Mapping[int, str], module: nn.Module) -
         saved = saved_tensors(node)
         if (output := _made_of(node, saved)) is not None and not _finite(output):
             return _origin(node, output, place, made)
-        bad = next(((name, tensor) for name, tensor in saved.items() if not _finite(tensor)), None)
+        bad = next(((name, tensor) for name, tensor in saved.items() if _broken(tensor, sources)), None)
         if bad is None:
             continue
         if bad[0] in _RESULTS:
@@ -115,7 +115,7 @@ def _made_of(node: Node, saved: Mapping[str, Tensor]) -> Tensor | None:
     if operation in _LOGARITHMS and inputs is not None:
         return getattr(torch, operation)(inputs)
     if operation == "div" and "other" in saved:
-        return saved["other"].reciprocal()
+        return inputs / saved["other"] if inputs is not None else saved["other"].reciprocal()
     exponent = getattr(node, "_saved_exponent", None)
     if operation == "pow" and inputs is not None and isinstance(exponent, int | float):
         return inputs.pow(exponent)
@@ -133,6 +133,11 @@ def _finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or not tensor.numel() or tensor.layout is not torch.strided:
         return True
     return bool(tensor.isfinite().all())
+
+
+def _broken(tensor: Tensor, sources: Sequence[Node]) -> bool:
+    """Whether something is not finite; negative infinity that was computed is what masks are made of."""
+    return not _finite(tensor) and not (sources and bool((tensor.isfinite() | tensor.isneginf()).all()))
 
 
 def _what(tensor: Tensor) -> str:

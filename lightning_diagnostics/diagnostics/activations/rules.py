@@ -80,7 +80,7 @@ class Limits:
         high=1.0,
     )
     dying_rise: float = limit(
-        0.15,
+        0.25,
         key="dying-units.rise",
         meaning="rise of the dead share over the later half of the verdicts, of which a third must fall into the last "
         "quarter",
@@ -119,14 +119,14 @@ class Limits:
     vanishing_ratio: float = limit(
         1e-4,
         key="vanishing-activations.ratio",
-        meaning="what is left of the first layer's signal, at each of the last eight looks",
+        meaning="what is left of the first layer's signal, at each of the last 24 looks",
         source=_SWEEP,
         high=1.0,
     )
     exploding_ratio: float = limit(
         1e4,
         key="exploding-activations.ratio",
-        meaning="growth of the signal over the first layer's, at each of the last eight looks",
+        meaning="growth of the signal over the first layer's, at each of the last 24 looks",
         source=_SWEEP,
         low=1.0,
     )
@@ -176,6 +176,8 @@ def dead_units(measured: "LayerActivations", limits: Limits) -> Verdict:
     else:
         return None
     gone = measured.dead == measured.about.units
+    if measured.about.head and not gone:  # outputs that are never on: the black border of images
+        return None
     evidence = {**_evidence(measured), key: crossed, "dead_at_first": round(measured.dead_at_first or 0.0, 3)}
     silent = f"was off on all of the last {measured.needed} training samples or more"
     if gone:
@@ -215,7 +217,7 @@ def dying_units(measured: "LayerActivations", limits: Limits) -> Verdict:
     Layers that are wide for their task lose units early on and then keep what they need; this is why a rise that slows
     down is not reported.
     """
-    if _too_early(measured) is not None or not _mortal(measured, limits):
+    if _too_early(measured) is not None or not _mortal(measured, limits) or measured.about.head:
         return None
     shares = measured.shares
     if len(shares) < limits.dying_verdicts:
@@ -258,10 +260,12 @@ def saturated_units(measured: "LayerActivations", limits: Limits) -> Verdict:
     it; a smaller learning rate if it came in the run; or an activation without ends.
 
     ## When it is wrong
-    Outputs that are meant to lie at an end are not judged: gates (what multiplies something), and what comes after the
-    last weights. An activation that is binary on purpose, say before a straight-through estimator, is accused.
+    Outputs that are meant to lie at an end are not judged: gates (what multiplies something), what comes after the last
+    weights, and what leaves one part of the model for another (a generator's image, an actor's action). An activation
+    that is binary on purpose, say before a straight-through estimator, is accused.
     """
-    judged = measured.about.trains and not measured.about.gate and not measured.about.head
+    about = measured.about
+    judged = about.trains and not (about.gate or about.head or about.leaves)
     if not judged or not measured.saturated_looks:
         return None
     if measured.saturated_looks < limits.saturated_looks:
@@ -324,7 +328,7 @@ def vanishing_activations(measured: "Depth", limits: Limits) -> Verdict:
 
     ## When it is wrong
     Deep plain networks with torch's own initialisation are near it in their first steps, and grow out of it when they
-    learn: this is why it must hold at each of the last eight looks.
+    learn: this is why it must hold at each of the last 24 looks.
     """
     return _over_depth(measured, limits, grows=False)
 
@@ -393,7 +397,7 @@ def dead_at_init(measured: "LayerActivations", limits: Limits) -> Verdict:
     ## When it is wrong
     With a learning rate that is far too large units die in the first steps and are counted here.
     """
-    if _too_early(measured) is not None or not _mortal(measured, limits):
+    if _too_early(measured) is not None or not _mortal(measured, limits) or measured.about.head:
         return None
     first = measured.dead_at_first
     if first is None or first < limits.at_init_share or dead_units.check(measured, limits) is not None:
@@ -414,7 +418,8 @@ def unwatched_activations(measured: object, limits: Limits) -> Verdict:
 
     ## What it means
     Compiled and scripted modules do not call their activations from Python; the kernels of ``nn.LSTM``, ``nn.GRU`` and
-    ``nn.RNN`` apply them inside; a custom ``autograd.Function`` or extension shows none; tensors that are sharded,
+    ``nn.RNN`` apply them inside; a custom ``autograd.Function`` or extension shows none, nor do ``torch.maximum(x, 0)``
+    and ``torch.where(x > 0, x, 0)``; tensors that are sharded,
     sparse or wrapped by ``vmap`` are not read. A monitor that failed says so here too.
 
     ## Why it matters

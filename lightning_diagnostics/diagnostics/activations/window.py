@@ -1,6 +1,6 @@
 """What the looks of a run add up to: since when each unit is silent, on how many samples, and how layers behave."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,14 @@ from lightning_diagnostics.statistics import ks_distance, merge_histograms, samp
 from lightning_diagnostics.tensorboard import Histogram
 
 RECENT = 8
-"""Looks that a verdict needs at least, and that those on scale and saturation rest on."""
+"""Looks that a verdict needs at least."""
+
+DEEP = 24
+"""Looks that a verdict on scale by depth rests on: deep plain networks grow out of it in fewer (the sweep)."""
 
 _DORMANT = 0.025  # of the layer's mean absolute output, Sokar et al. 2023
 _SHARES = 64  # verdicts that are kept for the trend
+_SPREAD = 8  # values of a unit, of which there is a standard deviation worth the name
 _TINY = 1e-38  # a signal of exactly 0 has vanished, and has a logarithm all the same
 _GONE = -37.9  # that logarithm, and a little
 _NAMED = 10  # dead units that a finding names
@@ -79,9 +83,9 @@ class Window:
         self._samples = np.zeros(0, np.int64)
         self._looks = np.zeros(0, np.int64)
         self._first = np.zeros(0)  # the dead share over the first window
-        self._signal = np.zeros((0, RECENT))  # of the last looks, the newest last
+        self._signal = np.zeros((0, DEEP))  # of the last looks, the newest last
         self._saturated = np.zeros((0, 3))  # since which step in one stretch, for how many looks, the least share
-        self._at = np.zeros((0, RECENT), np.int64)  # their steps
+        self._at = np.zeros((0, DEEP), np.int64)  # their steps
         self._shares: dict[str, Shares] = {}
         self._epoch: dict[str, tuple[int, list[float]]] = {}  # the histogram of the last epoch's first batch
         self._drift: dict[str, float] = {}
@@ -109,7 +113,8 @@ class Window:
             if old is not None and old != new:
                 heads = [head for head in (old.head, new.head) if head is not None]
                 head = all(heads) if heads else None
-                flags = {"trains": old.trains or new.trains, "gate": old.gate or new.gate, "head": head}
+                flags = {"trains": old.trains or new.trains, "gate": old.gate or new.gate}
+                flags |= {"leaves": old.leaves or new.leaves, "head": head}
                 new = Layer(**{**vars(old), **flags})
             self.layers[name] = new
 
@@ -130,7 +135,7 @@ class Window:
         with np.errstate(all="ignore"):
             signal = np.sqrt(np.add.reduceat(squares, starts) / (positions * units))
             saturated = np.add.reduceat(count, starts) / (positions * units)
-        self._shift(self._signal, rows, np.where(finite, signal, np.nan))
+        self._shift(self._signal, rows, np.where(finite & (positions >= _SPREAD), signal, np.nan))
         self._count_saturation(rows, np.where(finite, saturated, 0.0), look.step)
         self._shift(self._at, rows, look.step)
         self._samples[rows] += np.array([reading.samples for reading in readings])
@@ -191,8 +196,9 @@ class Window:
     def remember(self, names: Sequence[str]) -> None:
         """Keep the dead shares of this moment for the trend."""
         for name in names:
-            share = float(self._dead[self._cells(self._row[name])].mean())
-            self._shares.setdefault(name, Shares()).add(share)
+            if self._complete(self._row[name]):
+                share = float(self._dead[self._cells(self._row[name])].mean())
+                self._shares.setdefault(name, Shares()).add(share)
 
     def begin_epoch(self, look: Look) -> None:
         """Compare the histograms of an epoch's first batch with those of the last epoch's."""
@@ -268,18 +274,23 @@ class Window:
             "histogram": drawn,
         }
 
-    def depths(self) -> list[Depth]:
-        """The stretches of hidden layers that no norm separates, in the order of the forward pass."""
+    def depths(self, names: Collection[str] | None = None) -> list[Depth]:
+        """The stretches of hidden layers that no norm separates, in the order of the forward pass.
+
+        Args:
+            names: The layers to consider; all if None.
+        """
+        names = self._row if names is None else names
         stretches: dict[int, list[Layer]] = {}
         for layer in sorted(self.layers.values(), key=lambda layer: layer.order):
-            if layer.hidden and layer.trains and layer.name in self._row and _passes_on(layer):
+            if layer.hidden and layer.trains and layer.name in names and _passes_on(layer):
                 stretches.setdefault(layer.segment, []).append(layer)
         return [depth for stretch in stretches.values() if (depth := self._depth(stretch)) is not None]
 
     def _depth(self, stretch: list[Layer]) -> Depth | None:
         rows = [self._row[layer.name] for layer in stretch]
         looks = int(self._looks[rows].min())
-        if len(rows) < 2 or looks < RECENT:
+        if len(rows) < 2 or looks < DEEP:
             return None
         with np.errstate(all="ignore"):
             logs = np.log10(np.maximum(self._signal[rows], _TINY))
@@ -291,7 +302,7 @@ class Window:
             tuple(layer.name for layer in stretch),
             tuple(logs[:, healthiest].tolist()),
             float(gains[healthiest]),
-            RECENT,
+            DEEP,
             int(self._at[rows].min()),
         )
 
