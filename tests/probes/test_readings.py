@@ -368,3 +368,13 @@ def test_the_stride_of_a_sample_shares_no_factor_with_the_elements(elements: int
     stride: Any = readings._stride(elements)
     assert math.gcd(stride, elements) == 1
     assert -(-elements // stride) <= SAMPLE
+
+
+def test_an_output_that_is_read_in_parts_has_no_more_in_its_histogram_than_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readings, "_CHUNK", 100_000)
+    output = torch.arange(400_000.0).div(400_000).view(-1, 10)
+    found = read(output)
+    assert len(found) > 1
+    assert SAMPLE / 4 < sum(r.histogram.sum() for r in found if r.histogram is not None) <= SAMPLE

@@ -10,7 +10,8 @@ from lightning_diagnostics.diagnostics.activations.measure import Layer, LayerRe
 
 def about(name: str = "act", *, units: int = 4, family: str = "rectifier", **more: Any) -> Layer:
     known = {"name": name, "kind": "relu", "family": family, "units": units, "source": "net.py:1", "follows": ""}
-    known |= {"functional": False, "order": 0, "segment": 0, "trains": True, "gate": False, "head": False}
+    known |= {"functional": False, "order": 0, "segment": 0, "trains": True, "gate": False}
+    known |= {"leaves": False, "head": False}
     return Layer(**{**known, **more})
 
 

@@ -123,3 +123,11 @@ def test_an_illness_of_a_layer_that_was_not_called_changes_nothing() -> None:
     budget = Budget(2)
     first = budget.choose(layers(20), ())
     assert budget.choose(layers(20), {"elsewhere"}) == first
+
+
+def test_layers_that_are_called_in_turns_do_not_take_each_others_places() -> None:
+    budget = Budget(2)
+    one, other = layers(6), [layer(f"m{index}") for index in range(6)]
+    first = [budget.choose(one, ()), budget.choose(other, ())]
+    worse = [layers(6, l1=0.9, l2=0.8), [layer(f"m{index}", dead=index / 10) for index in range(6)]]
+    assert [budget.choose(each, ()) for each in worse] == first

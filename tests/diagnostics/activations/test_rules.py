@@ -64,7 +64,14 @@ HEALTHY = LayerActivations(
     histogram=None,
 )
 # Of the tests; those of the package come from the sweep.
-NUMBERS: dict[str, Any] = {"share": 0.9, "lost_share": 0.6, "lost": 0.3, "units": 4, "at_init_share": 0.5, "saturated_share": 0.9}
+NUMBERS: dict[str, Any] = {
+    "share": 0.9,
+    "lost_share": 0.6,
+    "lost": 0.3,
+    "units": 4,
+    "at_init_share": 0.5,
+    "saturated_share": 0.9,
+}
 NUMBERS |= {"dying_share": 0.4, "dying_rise": 0.15, "dying_verdicts": 16, "saturated_looks": 8, "layers": 4}
 NUMBERS |= {"vanishing_ratio": 1e-4, "exploding_ratio": 1e4, "gain": 2.0}
 LIMITS = Limits(**NUMBERS)
@@ -210,11 +217,20 @@ def test_units_whose_death_does_not_matter_are_not_told_of(rule: Rule, about: di
 
 @pytest.mark.parametrize(
     "about",
-    [{"functional": True, "head": None}, {"functional": False, "head": True}, {"functional": True, "head": False}],
-    ids=["no-backward", "module-at-the-end", "call-within"],
+    [{"functional": True, "head": None}, {"functional": False, "head": False}, {"functional": True, "head": False}],
+    ids=["no-backward", "module-within", "call-within"],
 )
 def test_what_lies_within_the_network_is_told_of(about: dict[str, Any]) -> None:
     assert speaks(dead_units, layer(95, about=about))
+
+
+def test_an_output_layer_is_told_of_only_if_it_is_wholly_dead() -> None:
+    rising_shares = {"shares": rising(0.2, 0.7)}
+    for dead, said in ((60, False), (99, False), (100, True)):
+        assert speaks(dead_units, layer(dead, first=0.0, about={"head": True})) is said
+        assert not speaks(dead_at_init, layer(dead, first=0.9, about={"head": True}))
+    assert not speaks(dying_units, layer(70, first=0.5, about={"head": True}, **rising_shares))
+    assert speaks(dying_units, layer(70, first=0.5, **rising_shares))
 
 
 @pytest.mark.parametrize(("units", "said"), [(3, False), (4, True), (5, True)])

@@ -14,7 +14,8 @@ import torch
 
 from lightning_diagnostics.diagnostics.activations.callback import _in_pairs, _merged
 from lightning_diagnostics.diagnostics.activations.measure import Layer, LayerReading, Look
-from lightning_diagnostics.diagnostics.activations.window import RECENT, Window
+from lightning_diagnostics.diagnostics.activations.rules import Limits, vanishing_activations
+from lightning_diagnostics.diagnostics.activations.window import DEEP, RECENT, Window
 from lightning_diagnostics.statistics import samples_needed
 from tests.diagnostics.activations.looks import about, reading
 
@@ -210,14 +211,14 @@ def test_the_limit_of_saturation_is_a_whole_layers() -> None:
 def test_what_was_once_seen_of_a_layer_stays() -> None:
     made = window(about(trains=False, head=None))
     for new, known in [
-        ({"trains": True, "gate": False, "head": True}, (True, False, True)),
-        ({"trains": False, "gate": True, "head": None}, (True, True, True)),
-        ({"trains": False, "gate": False, "head": False}, (True, True, False)),
-        ({"trains": False, "gate": False, "head": True}, (True, True, False)),
+        ({"trains": True, "gate": False, "leaves": False, "head": True}, (True, False, False, True)),
+        ({"trains": False, "gate": True, "leaves": False, "head": None}, (True, True, False, True)),
+        ({"trains": False, "gate": False, "leaves": True, "head": False}, (True, True, True, False)),
+        ({"trains": False, "gate": False, "leaves": False, "head": True}, (True, True, True, False)),
     ]:
         made.know({"act": about(**new)})
         after = made.layers["act"]
-        assert (after.trains, after.gate, after.head) == known
+        assert (after.trains, after.gate, after.leaves, after.head) == known
 
 
 def test_layers_are_listed_in_the_order_in_which_they_were_read() -> None:
@@ -325,24 +326,24 @@ def signals(made: Window, step: int, *stds: float, names: Sequence[str] = ()) ->
 def test_the_scale_over_depth_is_that_of_the_healthiest_of_the_last_looks(seed: int) -> None:
     draw = random.Random(seed)
     made, looks = window(*deep(5)), []
-    for step in range(20):
+    for step in range(40):
         stds = [10 ** draw.uniform(-3, 3) for _ in range(5)]
         looks.append((100 + step, stds))
         signals(made, *looks[-1][:1], *stds)
     medians = {}
-    for at, (_, stds) in enumerate(looks[-RECENT:]):
+    for at, (_, stds) in enumerate(looks[-DEEP:]):
         logs = [math.log10(std) for std in stds]
         medians[at] = statistics.median(logs[index + 1] - logs[index] for index in range(4))
     best = min(medians, key=lambda at: abs(medians[at]))
     (depth,) = made.depths()
     assert depth.gain == pytest.approx(medians[best])
-    np.testing.assert_allclose(depth.log_signals, np.log10(looks[-RECENT:][best][1]), atol=1e-12)
-    assert (depth.layers, depth.since) == (("l0", "l1", "l2", "l3", "l4"), looks[-RECENT][0])
+    np.testing.assert_allclose(depth.log_signals, np.log10(looks[-DEEP:][best][1]), atol=1e-12)
+    assert (depth.layers, depth.since) == (("l0", "l1", "l2", "l3", "l4"), looks[-DEEP][0])
 
 
 def test_there_is_no_depth_before_enough_looks() -> None:
     made = window(*deep())
-    for step in range(RECENT):
+    for step in range(DEEP):
         assert made.depths() == []
         signals(made, step, 1, 2, 4, 8)
     assert len(made.depths()) == 1
@@ -351,7 +352,7 @@ def test_there_is_no_depth_before_enough_looks() -> None:
 def test_layers_are_ordered_as_they_were_called_and_parted_by_norms() -> None:
     layers = [about(f"l{index}", order=5 - index, segment=(5 - index) // 3) for index in range(6)]
     made = window(*layers)
-    for step in range(RECENT):
+    for step in range(DEEP):
         signals(made, step, 1, 1, 1, 1, 1, 1)
     assert [depth.layers for depth in made.depths()] == [("l5", "l4", "l3"), ("l2", "l1", "l0")]
 
@@ -363,21 +364,32 @@ def test_what_is_not_trained_not_hidden_or_has_ends_is_left_out_of_the_depth(lef
     layers = deep()
     layers[1] = dataclasses.replace(layers[1], **left_out)
     made = window(*layers)
-    for step in range(RECENT):
+    for step in range(DEEP):
         signals(made, step, 1, 1, 1, 1)
     assert [depth.layers for depth in made.depths()] == [("l0", "l2", "l3")]
 
 
+@pytest.mark.parametrize("gone", [1, 3, 8])
+def test_a_signal_that_is_wholly_gone_has_vanished(gone: int) -> None:
+    stds = [10.0 ** (-2 * index) for index in range(4)] + [0.0] * gone
+    made = window(*deep(len(stds)))
+    for step in range(DEEP):
+        signals(made, step, *stds)
+    assert [verdict.where for depth in made.depths() if (verdict := vanishing_activations.check(depth, Limits()))] == [
+        "l2"
+    ]
+
+
 def test_one_layer_has_no_depth() -> None:
     made = window(*deep(1))
-    for step in range(RECENT):
+    for step in range(DEEP):
         signals(made, step, 1)
     assert made.depths() == []
 
 
 def test_a_look_that_was_not_finite_is_no_scale() -> None:
     made = window(*deep())
-    for step in range(RECENT):
+    for step in range(DEEP):
         signals(made, step, 1, 1, math.nan if step == 3 else 1, 1)
     assert made.depths() == []
 
@@ -385,24 +397,22 @@ def test_a_look_that_was_not_finite_is_no_scale() -> None:
 # The trend.
 
 
-def test_the_shares_are_those_of_every_moment_that_was_remembered() -> None:
+def test_the_shares_are_those_of_every_moment_that_was_remembered_from_the_first_verdict_on() -> None:
     made = window(about())
     for step in range(30):
         made.update(look(step, act=reading([1, 1, step < 5, step < 15])))
         made.remember(["act"])
-    shares = made.layer("act").shares
-    assert len(shares) == 30
-    assert shares == tuple([0.0] * 12 + [0.25] * 10 + [0.5] * 8)
+    assert made.layer("act").shares == tuple([0.0] * 5 + [0.25] * 10 + [0.5] * 8)
 
 
-@pytest.mark.parametrize("number", [1, 64, 65, 66, 128, 129, 300, 1000])
+@pytest.mark.parametrize("number", [1, 64, 65, 66, 128, 129, 300, 900])
 def test_the_shares_of_a_long_run_are_evenly_spread_over_it_and_the_newest_is_there(number: int) -> None:
     made = window(about(units=1000), activity=0.5)
-    for step in range(number):
+    for step in range(number + RECENT - 1):
         made.update(look(step, act=reading([float(unit >= step) for unit in range(1000)], samples=50)))
         made.remember(["act"])
     shares = [round(1000 * share) for share in made.layer("act").shares]
-    dying = [max(0, step - RECENT + 1) for step in range(number)]  # one a look, each silent for eight
+    dying = list(range(number))  # one a look
     stride = next(2**power for power in range(9) if len(dying[:: 2**power]) <= 64)
     assert shares[-1] == dying[-1] == made.layer("act").dead
     assert shares[: len(dying[::stride])] == dying[::stride]
