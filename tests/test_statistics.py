@@ -176,6 +176,11 @@ def test_one_sample_less_would_not_do(seed: int) -> None:
     assert chance[1] <= Decimal(alpha) < chance[0]
 
 
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 5])
+def test_a_chance_of_exactly_alpha_is_enough(samples: int) -> None:
+    assert samples_needed(1, activity=0.5, alpha=0.5**samples) == samples
+
+
 def test_no_verdict_rests_on_less_than_one_sample() -> None:
     assert samples_needed(1, activity=0.99, alpha=0.99) == 1
 

@@ -127,3 +127,19 @@ def test_looking_for_it_changes_no_gradient() -> None:
         loss.backward()
         results.append([str(parameter.grad) for parameter in net.parameters()])
     assert results[0] == results[1]
+
+
+def test_a_mask_before_a_log_softmax_is_not_taken_for_it() -> None:
+    def masked(x: Tensor) -> Tensor:
+        scores = x.masked_fill(torch.tensor([True, False]), -math.inf).log_softmax(1)
+        return torch.where(scores.isinf(), torch.zeros(()), scores)
+
+    found = origin(network(masked), torch.ones(3, 2), lambda output: (output - output).log().mean())
+    assert found is not None
+    assert (found.where, found.operation) == ("4", "log")
+
+
+def test_zero_over_zero_is_no_infinity() -> None:
+    found = origin(network(lambda x: (x + 2) / (x + 2)), torch.ones(3, 2))
+    assert found is not None
+    assert (found.where, found.operation, found.what) == ("0", "div", "NaN")
