@@ -245,8 +245,8 @@ class CallWatch:
         if not output.numel() or not output.dim():  # an expert that got nothing; a loss
             return
         signal = self._signal if self._signal.shape == output.shape else _NO_SIGNAL
-        source = _source()
-        key = (path, source, signal.path)
+        source, place = _source()
+        key = (path, place, signal.path)
         site = self.sites.get(key)
         if site is None:
             axis = signal.axis if signal.axis is not None else (-1 if output.dim() == 3 else 1)
@@ -370,15 +370,19 @@ _PASSED_THROUGH = frozenset(
 )
 
 
-def _source() -> str:
-    """File and line of the call that is being seen."""
+def _source() -> tuple[str, str]:
+    """File and line of the call that is being seen, and the same with the line counted from where its function begins.
+
+    The second does not change when something is written above the function.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
         if file != __file__ and file not in _PASSED_THROUGH:
-            return f"{os.path.basename(file)}:{frame.f_lineno}"
+            name, code = os.path.basename(file), frame.f_code
+            return f"{name}:{frame.f_lineno}", f"{name} {code.co_name}:{frame.f_lineno - code.co_firstlineno}"
         frame = frame.f_back
-    return "unknown"
+    return "unknown", "unknown"
 
 
 def plain_tensor(tensor: Tensor) -> Tensor | None:

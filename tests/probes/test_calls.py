@@ -493,18 +493,6 @@ def test_what_is_no_layer_is_passed_over(output: Tensor) -> None:
     assert watched.watch.unreadable == set()
 
 
-def test_names_are_kept_over_a_resume_with_an_edited_file() -> None:
-    names: dict[str, str] = {}
-    for line in (10, 12):
-        code = compile("\n" * line + "first(x)\nsecond(x)", "model.py", "exec")
-        watch = CallWatch(lambda site, output: None, names)
-        watch.start(nn.Identity(), functional=True, running=lambda: True)
-        exec(code, {"x": torch.ones(2), "first": torch.relu, "second": F.relu})
-        watch.stop()
-    assert sorted(names.values()) == ["self/relu", "self/relu.2"]
-    assert [key.split()[2] for key in names] == ["model.py:13", "model.py:14"]
-
-
 class ReluLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(super().forward(x))
