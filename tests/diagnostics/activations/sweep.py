@@ -107,7 +107,7 @@ class Measuring(ActivationMonitor):
     def _saturation(self, readings: Any) -> None:
         for name, reading in readings.items():
             about = self._layers[name]
-            if about.family != "saturating" or about.gate or about.head or not about.trains:
+            if about.family != "saturating" or about.gate or about.head or about.leaves or not about.trains:
                 continue
             stretch = self.extremes.stretches.setdefault(name, [])
             stretch.append(float(reading.count.sum()) / (reading.positions * about.units))

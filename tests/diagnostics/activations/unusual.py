@@ -487,8 +487,8 @@ def unshuffled() -> Classifier:
 
 PROGRAMS = (
     Program(Adversarial, centred_images, 12, 0.2),
-    Program(AdversarialOnBlack, black_canvas, 25, 0.2),
-    Program(Deconvolutional, black_canvas, 10, 0.3),
+    Program(AdversarialOnBlack, black_canvas, 15, 0.2),
+    Program(Deconvolutional, black_canvas, 8, 0.3),
     Program(Wasserstein, centred_images, 12, 0.4),
     Program(Variational, digits, 10, 0.5),
     Program(SparseCode, digits, 12, 0.9),
