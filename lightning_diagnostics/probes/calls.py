@@ -3,7 +3,7 @@
 import os
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
-from lightning_diagnostics.probes.graphs import ACCUMULATE_GRAD, grad_fn
+from lightning_diagnostics.probes.graphs import ACCUMULATE_GRAD, grad_fn, graph_nodes
 from lightning_diagnostics.probes.kinds import PRODUCTS, Kind, Role, is_known, role_of_call, role_of_module
 
+_WHOLE_GRAPH = 20_000  # nodes, of a graph that is walked to its beginning
 _SEPARATOR = " < "
 _COMPILED = "_orig_mod"  # what torch.compile puts between a module and its name
 
@@ -165,7 +166,8 @@ class CallWatch:
 
     def see_loss(self, root: Node | None) -> None:
         """A backward pass is about to begin: what lies between the last weights and its loss is no hidden layer."""
-        self._heads = (self._heads or set()) | head_nodes(root)
+        heads = head_nodes(root, sites={number for number, _ in self._ends})
+        self._heads = (self._heads or set()) | heads
 
     def settle(self) -> None:
         """The step is over: tell each site whether it stood before a loss, if any loss was announced."""
@@ -402,20 +404,31 @@ def plain_tensor(tensor: Tensor) -> Tensor | None:
     return tensor.detach()
 
 
-def head_nodes(root: Node | None, *, most: int = 2_000) -> set[int]:
-    """The numbers of the nodes between a loss and the last operations that use a parameter."""
+def head_nodes(root: Node | None, *, sites: Collection[int] | None = None, most: int = 2_000) -> set[int]:
+    """The numbers of the nodes that a loss comes from without any parameter in between, and only so.
+
+    What is reached through parameters too is hidden: a layer whose outputs are penalised is not the last.
+
+    Args:
+        root: The ``grad_fn`` of the loss.
+        sites: The numbers that will be asked for; if none is reached, the graph is not walked any further. All if None.
+        most: Nodes at the most between the loss and the parameters.
+    """
     if root is None:
         return set()
-    found, queue = {root}, [root]
+    found, queue, behind = {root}, [root], set[Node]()
     for node in queue:
         children = [child for child, _ in node.next_functions if child is not None]
         if any(is_weight(child) for child in children):
             found.discard(node)
+            behind.update(child for child in children if not is_weight(child))
             continue
         for child in children:
             if child not in found and len(found) < most:
                 found.add(child)
                 queue.append(child)
+    if sites is None or any(node_number(node) in sites for node in found):
+        found.difference_update(graph_nodes(behind, most=_WHOLE_GRAPH))
     return {node_number(node) for node in found}
 
 

@@ -95,7 +95,7 @@ class Limits:
         low=4,
     )
     saturated_share: float = limit(
-        0.9,
+        0.8,
         key="saturated-units.share",
         meaning="share of the outputs that are saturated, at each look of a stretch",
         source=_SWEEP,
