@@ -11,6 +11,7 @@ import pytest
 from lightning_diagnostics import __all__ as public
 from lightning_diagnostics import catalogue
 from lightning_diagnostics.findings import Rule, Severity
+from tests.diagnostics.activations.networks import NETWORKS
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -113,6 +114,13 @@ def test_links_between_files_lead_somewhere() -> None:
     for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_sweep_on_the_page_is_that_of_the_tests() -> None:
+    table = _text("docs/limits.md").split("<!-- sweep: begin -->\n")[1].split("<!-- sweep: end -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")[2:] if line]
+    assert [row[0] for row in rows] == [program.name for program in NETWORKS]
+    assert {row[-1] for row in rows} == {"none"}
 
 
 @pytest.fixture(scope="module")
