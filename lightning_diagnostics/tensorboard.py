@@ -85,7 +85,7 @@ def layout(*measurements: Any) -> dict[str, list[str]]:
         for name, each in quantities(measurement).items():
             if each.chart is not None and (isinstance(measurement, type) or getattr(measurement, name) is not None):
                 pattern = re.escape(each.tag).replace(re.escape("{layer}"), ".+")
-                charts.setdefault(each.chart, {})[f"^{pattern}$"] = None
+                charts.setdefault(each.chart, {})[f"^(.+-)?{pattern}$"] = None  # a logger may put a prefix before it
     return {title: list(patterns) for title, patterns in charts.items()}
 
 

@@ -189,7 +189,9 @@ def _draw_to(logger: Any, values: Mapping[str, float | tensorboard.Histogram], s
     if tensorboard.write_values(plain_writer(logger), values, step=step):
         return
     logger.log_metrics(tensorboard.scalars(values), step=step)
-    tensorboard.write_histograms(getattr(logger, "experiment", None), values, step=step)
+    prefix = getattr(logger, "_prefix", "")
+    prefixed = {f"{prefix}{logger.LOGGER_JOIN_CHAR}{tag}": value for tag, value in values.items()} if prefix else values
+    tensorboard.write_histograms(getattr(logger, "experiment", None), prefixed, step=step)
 
 
 def _write_layout(trainer: Trainer, categories: Mapping[str, Mapping[str, list[str]]]) -> None:

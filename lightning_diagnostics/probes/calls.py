@@ -100,6 +100,8 @@ class CallWatch:
         self._signal = _NO_SIGNAL
         self._order = self._segment = 0
         self._renamed = False
+        self._foreign: dict[int, tuple[nn.Module, str]] = {}  # holds them, lest a number be used again
+        self._turns: dict[str, int] = {}
         self._open: list[Site] = []  # saturating ones since the last weights
         self._ends: list[tuple[int, Site]] = []
         self._heads: set[int] | None = None
@@ -312,11 +314,16 @@ class CallWatch:
             self._renamed = True  # once a pass: walking the model takes longer than the rest
             self._name_modules(root)  # it may have come since
             path = self._paths.get(module)
-        if path is None:
+        return self._foreign_path(module) if path is None else path
+
+    def _foreign_path(self, module: nn.Module) -> str:
+        """What a module outside of the model goes by: its class, and its turn in this pass (it may be made anew)."""
+        if id(module) not in self._foreign:
             outer = next((p for m in reversed(self._stack) if (p := self._paths.get(m)) is not None), ROOT)
             path = f"{outer}/{type(module).__name__}"
-            self._paths[module] = path
-        return path
+            turn = self._turns[path] = self._turns.get(path, 0) + 1
+            self._foreign[id(module)] = module, path if turn == 1 else f"{path}.{turn}"
+        return self._foreign[id(module)][1]
 
     def _name_modules(self, root: nn.Module) -> None:
         for path, module in root.named_modules():
@@ -370,21 +377,26 @@ _PASSED_THROUGH = frozenset(
         *(os.path.join("nn", "modules", "module.py"), os.path.join("utils", "_contextlib.py")),
     )
 )
+_CONTAINERS = _TORCH + os.path.join("nn", "modules", "container.py")
 
 
 def _source() -> tuple[str, str]:
-    """File and line of the call that is being seen, and the same with the line counted from where its function begins.
+    """File and line of the call that is being seen, for a reader, and the place that tells it from other calls.
 
-    The second does not change when something is written above the function.
+    A container is a place, but its line tells a reader nothing. In a place the line is counted from where its function
+    begins, so that it does not change when something is written above the function.
     """
     frame: FrameType | None = sys._getframe(1)
+    place = None
     while frame is not None:
         file = frame.f_code.co_filename
         if file != __file__ and file not in _PASSED_THROUGH:
             name, code = os.path.basename(file), frame.f_code
-            return f"{name}:{frame.f_lineno}", f"{name} {code.co_name}:{frame.f_lineno - code.co_firstlineno}"
+            place = place or f"{name} {code.co_name}:{frame.f_lineno - code.co_firstlineno}"
+            if file != _CONTAINERS:
+                return f"{name}:{frame.f_lineno}", place
         frame = frame.f_back
-    return "unknown", "unknown"
+    return "unknown", place or "unknown"
 
 
 def plain_tensor(tensor: Tensor) -> Tensor | None:

@@ -246,15 +246,16 @@ def histogram(values: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
     flat = flat.float()
     counted = flat.isfinite() if signed else flat.isfinite() & (flat > 0)
     flat = torch.where(counted, flat, 0.0)
-    _, exponent = torch.frexp(flat.abs().amax(dim=1))
-    exponent = exponent.clamp(-_EXPONENT, _EXPONENT)
-    scale = torch.ldexp(torch.full_like(exponent, BUCKETS // 2 if signed else BUCKETS, dtype=flat.dtype), -exponent)
+    largest = flat.abs().amax(dim=1)  # frexp would give its exponent, but not on every device
+    exponent = torch.log2(largest).floor_().add_(1).clamp_(-_EXPONENT, _EXPONENT)
+    exponent = torch.where(largest > 0, exponent, 0.0)
+    scale = torch.exp2(-exponent) * (BUCKETS // 2 if signed else BUCKETS)
     index = flat.mul_(scale.unsqueeze(1)).floor_().add_(BUCKETS // 2 if signed else 0).clamp_(0, BUCKETS - 1)
     calls = torch.arange(flat.shape[0], device=flat.device).unsqueeze(1) * (BUCKETS + 1)
     index = torch.where(counted, index.long(), BUCKETS) + calls
     # Not bincount, which makes the host wait for the device; whole numbers in float32 are exact in any order.
-    counts = torch.zeros(flat.shape[0] * (BUCKETS + 1), device=flat.device)
-    counts.scatter_add_(0, index.flatten(), torch.ones(index.numel(), device=flat.device))
+    counts = torch.zeros(flat.shape[0] * (BUCKETS + 1), dtype=torch.float32, device=flat.device)
+    counts.scatter_add_(0, index.flatten(), torch.ones_like(flat).flatten())
     return exponent, counts.view(-1, BUCKETS + 1)[:, :BUCKETS]
 
 

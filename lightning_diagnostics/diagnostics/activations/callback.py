@@ -32,6 +32,7 @@ Compiled = Literal["skip", "eager"]
 _DRAWN_AT_FIRST, _HISTOGRAMS_AT_FIRST = 40, 8  # looks that are drawn before the cadence sets the pace
 _HISTOGRAM_STEPS = 50  # a histogram takes 1 kB in the event file
 _KEPT_APART = 256  # looks of a rank that wait for the others; of more, two and two are put together
+_EMPTY = 3  # looks that saw nothing, before that is said (a step may return None before its forward pass)
 _CLOSES_AFTER = 3  # verdicts in a row that find nothing
 _OF_LAYERS = (room.dead_units, room.dying_units, room.saturated_units, room.dead_at_init)
 _OF_DEPTH = (room.exploding_activations, room.vanishing_activations)
@@ -139,6 +140,8 @@ class ActivationMonitor(DiagnosticCallback):
         self._layers: dict[str, Layer] = {}
         self._finite_at: int | None = None  # the last look at which all was finite
         self._blind = ""
+        self._blind_note: Finding | None = None
+        self._empty_looks = 0
         self._last: Look | None = None
         self._read: set[str] = set()  # layers, since the last verdict
         self._undrawn: Look | None = None  # the last look, if it was not drawn
@@ -151,12 +154,19 @@ class ActivationMonitor(DiagnosticCallback):
         known = self._limits
         self._window = Window(activity=known.activity, alpha=known.alpha, saturated=known.saturated_share)
         self._looks = 0
+        self._module: int | None = None
         self._quiet: dict[tuple[str, str], int] = {}  # verdicts in a row that did not repeat an open finding
         self._early: dict[str, TooEarly] = {}
         self._places: dict[str, str] = {}  # where a stretch of layers was first reported
 
     @override
     def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._module not in (None, id(pl_module)):  # the same Trainer fits another model
+            for finding in self.findings:
+                if finding.status == "open":
+                    self.close(finding, step=insides.log_step(trainer))
+            self.forget()
+        self._module = id(pl_module)
         self._reset()
 
     @override
@@ -280,7 +290,7 @@ class ActivationMonitor(DiagnosticCallback):
         step, found = self._last.step, set[tuple[str, str]]()
         seen, self._read = self._read, set()  # what was not read since the last verdict is left as it is
         self._window.remember(sorted(seen))
-        self._early = {name: verdict for name, verdict in self._early.items() if name not in seen}
+        self._early = {}
         for name in sorted(seen):
             measured = self._window.layer(name)
             for rule in _OF_LAYERS:
@@ -326,7 +336,8 @@ class ActivationMonitor(DiagnosticCallback):
         known = [f for f in self.findings if f.code == room.nonfinite_activation.code and f.status == "open"]
         if origin is None:
             broken = [name for name, reading in look.readings.items() if not reading.finite]
-            if not broken or any(layer.trains for layer in layers.values()):
+            on_purpose = self._looking.announced and any(layers[name].trains for name in broken)  # no harm to the loss
+            if not broken or on_purpose:
                 self._finite_at = look.step if not broken else self._finite_at
                 for finding in known if not broken else ():
                     self._close_if_quiet(finding, found=False, step=look.step)
@@ -350,16 +361,18 @@ class ActivationMonitor(DiagnosticCallback):
     def _note_blindness(self, trainer: Trainer, look: Look) -> None:
         """Say, as a note, what cannot be seen, when that is first known and when there is more of it."""
         blind = self._looking.blind
-        if not look.readings and not blind:
-            blind = ["this step: no activation was called, or none that include and exclude leave"]
+        self._empty_looks = 0 if look.readings or self._window.seen else self._empty_looks + 1
+        if self._empty_looks >= _EMPTY and not blind:
+            blind = ["these steps: no activation was called, or none that include and exclude leave"]
         text = "; ".join(blind)
-        if text and text != self._blind:
-            self._blind = text
-            self.note_blind(
-                trainer,
-                f"blind in {text}.",
-                'compiled models: compiled="eager"; else nothing, where these parts are known to be well.',
-            )
+        if text == self._blind:
+            return
+        self._blind = text
+        if text:
+            remedy = 'compiled models: compiled="eager"; else nothing, where these parts are known to be well.'
+            self._blind_note = self.note_blind(trainer, f"blind in {text}.", remedy)
+        elif self._blind_note is not None:
+            self.close(self._blind_note, step=look.step)
 
     # Drawing.
 

@@ -1,6 +1,7 @@
 """One look: hooks and mode up, every activation read, and down again."""
 
 import contextlib
+import re
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,8 @@ class Looking:
         self._samples: int | None = None
         self._lengths: dict[str, int] = {}
         self._origin: Origin | None = None
+        self.announced = False
+        """Whether a backward pass was announced in the last look."""
         self.varying: set[str] = set()
         """Layers whose number of units is not the same from call to call; they are not read."""
 
@@ -91,8 +94,8 @@ class Looking:
             found.append(f"recurrent kernels ({_listed(parts.fused)})")
         if not self._functional and not self._compiled:
             found.append("calls of functions, since a function that was compiled while training may be among them")
-        if self._watch.unreadable:
-            found.append(f"outputs that cannot be read ({_listed(sorted(self._watch.unreadable))})")
+        if unreadable := self._watch.unreadable - self._units.keys():
+            found.append(f"outputs that cannot be read ({_listed(sorted(unreadable))})")
         if self.varying:
             found.append(f"layers whose number of units varies ({_listed(sorted(self.varying))})")
         return found
@@ -114,7 +117,7 @@ class Looking:
             self._looks += 1  # not in the step in which torch compiles: it would compile the hooks with it
             return
         self._readings = Readings(histograms=histograms)
-        self._keys, self._lengths, self._origin = {}, {}, None
+        self._keys, self._lengths, self._origin, self.announced = {}, {}, None, False
         self._samples = batch_size(batch)
         functional = self._functional and (first or self._looks < _LEARNING or self._watch.has_calls)
         self._looks += 1
@@ -127,8 +130,7 @@ class Looking:
         self._stance = contextlib.ExitStack()
         if self._eager:
             self._stance.enter_context(torch.compiler.set_stance("force_eager"))
-        if self._parts.compiled:
-            self._stance.enter_context(_quiet(_HOOKED))
+        self._stance.enter_context(_quiet(_HOOKED))
         self._watch.start(module, functional=functional, running=running)
 
     def loss(self, module: nn.Module, loss: Tensor, *, scaled: bool) -> None:
@@ -139,6 +141,7 @@ class Looking:
             loss: The loss, with its graph.
             scaled: Whether it was scaled for 16 bits: then it may overflow in a healthy run, and the step is skipped.
         """
+        self.announced = True
         root, value = grad_fn(loss), loss.detach()
         self._watch.see_loss(root)
         broken = value.isnan() if scaled else ~value.isfinite()
@@ -230,14 +233,18 @@ def batch_size(batch: Any) -> int | None:
 
 @contextlib.contextmanager
 def _quiet(message: str) -> Any:
-    """Without one warning of torch, which would end a run under ``-W error``; other filters stay as they are."""
-    warnings.filterwarnings("ignore", message=message)
-    added = warnings.filters[0]
+    """Without one warning of torch, which would end a run under ``-W error``; other filters stay as they are.
+
+    Not by ``warnings.filterwarnings``, which has every warning that was given once be given again.
+    """
+    filters: Any = warnings.filters
+    added = ("ignore", re.compile(message), UserWarning, None, 0)
+    filters.insert(0, added)
     try:
         yield
     finally:
         with contextlib.suppress(ValueError):  # somebody has set up the filters anew
-            warnings.filters.remove(added)  # pyright: ignore[reportAttributeAccessIssue]  # a list, typed as a sequence
+            filters.remove(added)
 
 
 def _listed(names: Sequence[str]) -> str:

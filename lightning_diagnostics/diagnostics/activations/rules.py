@@ -44,7 +44,7 @@ class Limits:
         high=1.0,
     )
     lost_share: float = limit(
-        0.75,
+        0.7,
         key="dead-units.lost_share",
         meaning="share of a layer's units that are dead, if as many as dead-units.lost died in this run",
         source=_SWEEP,
@@ -187,7 +187,7 @@ def dead_units(measured: "LayerActivations", limits: Limits) -> Verdict:
             f"{measured.dead} of {measured.about.units} units ({share:.0%}) are dead: each {silent}; "
             f"over the first looks it was {measured.dead_at_first or 0.0:.0%}."
         )
-    first_step = measured.since[max(0, math.ceil(crossed * measured.about.units) - 1)]
+    first_step = measured.since[min(_units_in(crossed, measured), measured.dead) - 1]
     return Diagnosis(
         Severity.ERROR if gone else Severity.WARNING,
         measured.layer,
@@ -231,7 +231,7 @@ def dying_units(measured: "LayerActivations", limits: Limits) -> Verdict:
     return Diagnosis(
         Severity.WARNING,
         measured.layer,
-        measured.since[math.ceil(half * measured.about.units)],
+        measured.since[min(_units_in(half, measured), measured.dead - 1)],
         f"{measured.dead} of {measured.about.units} units ({now:.0%}) are dead, {rise:.0%} of the layer died over the "
         "later half of the run so far, and it goes on.",
         _revive(measured, died=True),
@@ -462,6 +462,11 @@ def _mortal(measured: "LayerActivations", limits: Limits) -> bool:
     about = measured.about
     dies = measured.dead_share is not None and about.trains and about.hidden
     return dies and about.units >= limits.units
+
+
+def _units_in(share: float, measured: "LayerActivations") -> int:
+    """How many units it takes to make up a share of a layer."""
+    return math.ceil(share * measured.about.units - 1e-9)
 
 
 def _evidence(measured: "LayerActivations") -> dict[str, Plain]:

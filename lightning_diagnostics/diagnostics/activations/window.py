@@ -23,6 +23,7 @@ _SHARES = 64  # verdicts that are kept for the trend
 _SPREAD = 8  # values of a unit, of which there is a standard deviation worth the name
 _TINY = 1e-38  # a signal of exactly 0 has vanished, and has a logarithm all the same
 _GONE = -37.9  # that logarithm, and a little
+_FAINT = -5.0  # the logarithm of a signal that may be lost to rounding in the next layer, beside the biases
 _NAMED = 10  # dead units that a finding names
 
 
@@ -296,6 +297,10 @@ class Window:
             logs = np.log10(np.maximum(self._signal[rows], _TINY))
         if not np.isfinite(logs).all() or (logs <= _GONE).all():
             return None
+        alive = _before_death(logs)
+        if alive < 2:
+            return None
+        logs, stretch = logs[:alive], stretch[:alive]
         gains = np.array([_median_step(signals) for signals in logs.T])
         healthiest = int(np.argmin(np.abs(gains)))
         return Depth(
@@ -375,6 +380,13 @@ _OF_UNITS: dict[str, Any] = {
     "_revival": -1,
     "_dead": False,
 }
+
+
+def _before_death(logs: NDArray[np.float64]) -> int:
+    """How many layers come before the first that is dead: without a signal, of one that came in."""
+    died = (logs[1:] <= _GONE) & (logs[:-1] > _FAINT)
+    layers = np.flatnonzero(died.any(axis=1))
+    return int(layers[0]) + 1 if len(layers) else len(logs)
 
 
 def _median_step(logs: NDArray[np.float64]) -> float:
