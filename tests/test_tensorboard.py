@@ -226,8 +226,8 @@ def test_a_layout_has_the_charts_of_the_fields_and_patterns_that_match_their_tag
 
 def test_the_layout_of_measurements_has_only_what_they_have_values_for_each_once() -> None:
     one, other = (_OfLayer(name, 1.0, std, None, 0.0) for name, std in (("a", None), ("b", 1.0)))
-    assert tensorboard.layout(one) == {"mean by layer": ["^(.+-)?room/mean/.+$"], "low": [r"^room/low\.all$"]}
-    assert tensorboard.layout(one, other)["mean by layer"] == ["^(.+-)?room/mean/.+$", "^room/std/.+$"]
+    assert tensorboard.layout(one) == {"mean by layer": ["^(.+-)?room/mean/.+$"], "low": [r"^(.+-)?room/low\.all$"]}
+    assert tensorboard.layout(one, other)["mean by layer"] == ["^(.+-)?room/mean/.+$", "^(.+-)?room/std/.+$"]
 
 
 # What was written is read back.
@@ -312,7 +312,7 @@ def test_a_layout_is_read_back_with_its_charts(tmp_path: Path) -> None:
     room, other = layout.category
     assert (room.title, other.title) == ("room", "other")
     assert [(chart.title, list(chart.multiline.tag)) for chart in room.chart] == [
-        ("mean by layer", ["^(.+-)?room/mean/.+$", "^room/std/.+$"]),
+        ("mean by layer", ["^(.+-)?room/mean/.+$", "^(.+-)?room/std/.+$"]),
         ("low", [r"^(.+-)?room/low\.all$"]),
     ]
 

@@ -1,13 +1,14 @@
 """Floor 2: where on a torch model a number is taken. Knows torch.nn only."""
 
 from lightning_diagnostics.probes.calls import (
+    Blind,
     CallWatch,
     Site,
     activation_modules,
     blind_parts,
-    head_nodes,
-    is_weight,
+    is_parameter,
     node_number,
+    parts_of_graph,
 )
 from lightning_diagnostics.probes.graphs import (
     GraphMark,
@@ -23,6 +24,7 @@ from lightning_diagnostics.probes.readings import BUCKETS, Reading, Readings
 
 __all__ = [
     "BUCKETS",
+    "Blind",
     "CallWatch",
     "GraphMark",
     "GraphMarks",
@@ -33,11 +35,11 @@ __all__ = [
     "blind_parts",
     "grad_fn",
     "graph_nodes",
-    "head_nodes",
-    "is_weight",
+    "is_parameter",
     "memory_free",
     "memory_in_use",
     "node_number",
+    "parts_of_graph",
     "saved_storages",
     "saved_tensors",
     "storage",

@@ -1,12 +1,13 @@
 """Which activations a forward pass calls, as modules and as functions, under which name, and on which tensor."""
 
 import os
+import re
 import sys
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,10 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from lightning_diagnostics.probes.graphs import ACCUMULATE_GRAD, grad_fn, graph_nodes
-from lightning_diagnostics.probes.kinds import PRODUCTS, Kind, Role, is_known, role_of_call, role_of_module
+from lightning_diagnostics.probes.kinds import PASSES_ON, PRODUCTS, Kind, Role, is_known, role_of_call, role_of_module
 
-_WHOLE_GRAPH = 20_000  # nodes, of a graph that is walked to its beginning
+_CHECKS = 8  # looks at which a site is placed in the graph
+_WHOLE_GRAPH = 100_000  # nodes, of a graph that is walked to its beginning
 _SEPARATOR = " < "
 _COMPILED = "_orig_mod"  # what torch.compile puts between a module and its name
 
@@ -40,7 +42,9 @@ class Site:
         trains: Whether gradients flow through it.
         gate: Whether its output was seen to multiply something.
         leaves: Whether the next weights after it are in another part of the model than itself and those before it.
-        head: Whether it was seen between the last weights and the loss (None: no backward pass was announced).
+        head: Whether it was seen between the last weights and the loss, and nowhere else; None if that is not known.
+        reached: Whether a loss was seen to come from it; None if no backward pass was announced.
+        checked: At how many looks that was asked.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Site:
     gate: bool = False
     leaves: bool = False
     head: bool | None = None
+    reached: bool | None = None
+    checked: int = 0
 
 
 class _Signal(NamedTuple):
@@ -63,6 +69,13 @@ class _Signal(NamedTuple):
     path: str
     shape: torch.Size | None
     axis: int | None
+
+    def fits(self, output: Tensor) -> bool:
+        """Whether an output has the same units, if perhaps fewer places (after pooling)."""
+        shape, axis = self.shape, self.axis
+        if shape is None or axis is None or len(shape) != output.dim() or not shape:
+            return False
+        return shape == output.shape or (output.dim() > 1 and shape[axis] == output.shape[axis])
 
 
 _NO_SIGNAL = _Signal("", None, None)
@@ -100,11 +113,14 @@ class CallWatch:
         self._signal = _NO_SIGNAL
         self._order = self._segment = 0
         self._renamed = False
+        self._aside: nn.Module | None = None
         self._foreign: dict[int, tuple[nn.Module, str]] = {}  # holds them, lest a number be used again
         self._turns: dict[str, int] = {}
         self._open: list[Site] = []  # saturating ones since the last weights
         self._ends: list[tuple[int, Site]] = []
-        self._heads: set[int] | None = None
+        self._announced = False
+        self._heads: set[int] = set()
+        self._hidden: set[int] = set()
         self._gates: dict[int, tuple[weakref.ref[Tensor], Site]] = {}
         self._made: dict[int, str] = {}
         self._faults: list[Exception] = []
@@ -130,16 +146,28 @@ class CallWatch:
         def before(module: nn.Module, args: Any) -> None:
             if torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
                 return  # a compiler's look, or the recomputation of a checkpoint
-            if not stack and not running():  # asked at the outermost modules only: it takes longer than the rest
-                self._unhook()
-                return
-            stack.append(module)
+            try:
+                if not stack and not running():  # asked at the outermost modules only: it takes longer than the rest
+                    self._unhook()
+                    return
+                stack.append(module)
+                if isinstance(module, _FAST_PATHS) and _is_frozen(module):
+                    self._step_aside(module)
+            except Exception as fault:  # noqa: BLE001  # see the class
+                self._fail(fault)
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
             if torch.compiler.is_compiling() or not stack or stack[-1] is not module:  # not seen to begin
                 return
             stack.pop()
-            if isinstance(output, Tensor) and (role := role_of_module(module)) is not None:
+            try:
+                if self._aside is module:
+                    self._step_back()
+                role = role_of_module(module) if isinstance(output, Tensor) else None
+            except Exception as fault:  # noqa: BLE001  # see the class
+                self._fail(fault)
+                return
+            if role is not None:
                 self._guard(self._see_module, module, role, output)
 
         hooks = nn.modules.module
@@ -150,6 +178,17 @@ class CallWatch:
         if functional:
             self._mode = _CallMode(self)
             self._mode.__enter__()
+
+    def _step_aside(self, module: nn.Module) -> None:
+        """Take the mode away while a module runs that would compute in another way under one."""
+        if self._mode is not None and self._aside is None:
+            self._aside = module
+            _take_down(self._mode)
+
+    def _step_back(self) -> None:
+        self._aside = None
+        if self._mode is not None:
+            _push_mode(self._mode)
 
     def stop(self) -> None:
         """Take hooks and mode down, forget the pass, and raise what went wrong in it."""
@@ -167,15 +206,35 @@ class CallWatch:
         return dict(self._made)
 
     def see_loss(self, root: Node | None) -> None:
-        """A backward pass is about to begin: what lies between the last weights and its loss is no hidden layer."""
-        heads = head_nodes(root, sites={number for number, _ in self._ends})
-        self._heads = (self._heads or set()) | heads
+        """A backward pass is about to begin: what lies between the last weights and its loss is no hidden layer.
+
+        The graph is not walked once that has been asked often enough of all sites of the pass.
+        """
+        self._announced = True
+        if any(site.checked < _CHECKS for _, site in self._ends):
+            try:
+                heads, hidden = parts_of_graph(root)
+            except GraphTooLarge:
+                self._announced = False  # nothing is known
+                return
+            self._heads |= heads
+            self._hidden |= hidden
 
     def settle(self) -> None:
-        """The step is over: tell each site whether it stood before a loss, if any loss was announced."""
-        if self._heads is not None:
-            for number, site in self._ends:
-                site.head = (site.head is not False) and number in self._heads
+        """The step is over: tell each site where it stood, if any loss was announced."""
+        if not self._announced:
+            return
+        for number, site in self._ends:
+            if site.checked >= _CHECKS:
+                continue
+            if number in self._hidden:
+                site.reached, site.head = True, False
+            elif number in self._heads:
+                site.reached, site.head = True, site.head is not False
+            elif site.reached is None:
+                site.reached = False
+        for site in {id(site): site for _, site in self._ends}.values():
+            site.checked += 1
 
     @property
     def has_calls(self) -> bool:
@@ -195,8 +254,11 @@ class CallWatch:
             with torch._C.DisableTorchFunction():
                 act(*args)
         except Exception as fault:  # noqa: BLE001  # see the class
-            self._unhook()
-            self._faults.append(fault)
+            self._fail(fault)
+
+    def _fail(self, fault: Exception) -> None:
+        self._unhook()
+        self._faults.append(fault)
 
     # What is seen.
 
@@ -212,6 +274,8 @@ class CallWatch:
         """A function of interest was called: what it was is looked up, and what it made is taken."""
         if function in PRODUCTS:
             self._guard(self._see_product, args)
+        elif function in PASSES_ON:
+            self._guard(self._see_passed_on, args, out)
         elif isinstance(out, Tensor):
             self._guard(self._see_function, function, args, kwargs, out)
 
@@ -230,25 +294,36 @@ class CallWatch:
             self._see_activation(role.activation, f"{path}/{name}", output, functional=True)
 
     def _see_product(self, args: tuple[Any, ...]) -> None:
+        for site in self._gates_in(args):
+            site.gate = True
+
+    def _see_passed_on(self, args: tuple[Any, ...], output: Any) -> None:
+        for site in self._gates_in(args):
+            self._gates[id(output)] = weakref.ref(output), site
+
+    def _gates_in(self, args: tuple[Any, ...]) -> Iterator[Site]:
+        """The saturating sites whose outputs are among some arguments."""
         for arg in args:
             for tensor in (arg, arg._base) if isinstance(arg, Tensor) else ():  # itself, or what it is a view of
                 known = self._gates.get(id(tensor))
                 if known is not None and known[0]() is tensor:
-                    known[1].gate = True
+                    yield known[1]
 
     def _pass_through(self, role: Role, path: str, output: Tensor) -> None:
         self._keep_node(path, output)
         for site in self._open:
-            own = _part(site.name)
-            site.leaves = own == _part(site.follows) != _part(path)
+            site.leaves = _leaves(site, path)
         self._open = []
         self._segment += role.norm
-        self._signal = _Signal(path, output.shape, role.axis)
+        axis = role.axis
+        if role.norm and axis == -1 and self._signal.shape == output.shape:
+            axis = self._signal.axis  # a norm over the channels of an image keeps them where they are
+        self._signal = _Signal(path, output.shape, axis)
 
     def _see_activation(self, kind: Kind, path: str, output: Tensor, *, functional: bool) -> None:
         if not output.numel() or not output.dim():  # an expert that got nothing; a loss
             return
-        signal = self._signal if self._signal.shape == output.shape else _NO_SIGNAL
+        signal = self._signal if self._signal.fits(output) else _NO_SIGNAL
         source, place = _source()
         key = (path, place, signal.path)
         site = self.sites.get(key)
@@ -342,7 +417,7 @@ class _CallMode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if self.armed and (is_known(func) or func in PRODUCTS) and not torch.compiler.is_compiling():
+        if self.armed and is_known(func) and not torch.compiler.is_compiling():
             self._watch.see_call(func, args, kwargs or {}, out)
         return out
 
@@ -358,15 +433,31 @@ def _take_down(mode: TorchFunctionMode) -> None:
         _push_mode(each)
 
 
-def _part(path: str) -> str:
-    """The child of the model that a path leads into."""
-    return path.partition(".")[0].partition("/")[0]
+def _leaves(site: Site, to: str) -> bool:
+    """Whether a site is in the part of the model that came before it and not in the one that comes after it.
+
+    Parts are attributes by name (``generator``, ``agent.actor``); the items of a list are parts of one.
+    """
+    own, before, after = (re.split(r"[./]", path) for path in (site.name, site.follows, to))
+    for mine, others, theirs in zip(own, before, after, strict=False):
+        if mine != theirs:
+            return mine == others and not mine.isdigit()
+    return False
 
 
 def _without_line(text: str) -> tuple[str, ...]:
     """What tells a place from others, but for the line of the call."""
     path, source, follows = text.split(_SEPARATOR)
     return path, source.rpartition(":")[0], follows
+
+
+# In evaluation they have a fused kernel, which is not used under a function mode and gives other numbers.
+_FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    grad = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in module.parameters())
+    return not module.training and not grad
 
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -416,32 +507,40 @@ def plain_tensor(tensor: Tensor) -> Tensor | None:
     return tensor.detach()
 
 
-def head_nodes(root: Node | None, *, sites: Collection[int] | None = None, most: int = 2_000) -> set[int]:
-    """The numbers of the nodes that a loss comes from without any parameter in between, and only so.
+class GraphTooLarge(Exception):  # noqa: N818  # it is no error of anybody's
+    """A graph has too many nodes to be walked."""
 
-    What is reached through parameters too is hidden: a layer whose outputs are penalised is not the last.
+
+def parts_of_graph(root: Node | None) -> tuple[set[int], set[int]]:
+    """The numbers of the nodes before and behind the parameters, seen from a loss.
 
     Args:
         root: The ``grad_fn`` of the loss.
-        sites: The numbers that will be asked for; if none is reached, the graph is not walked any further. All if None.
-        most: Nodes at the most between the loss and the parameters.
+
+    Returns:
+        The nodes that the loss comes from without any weight in between, and only so; and those that are reached
+        through weights (a layer whose outputs are penalised is among these, though the loss sees it directly too).
+
+    Raises:
+        GraphTooLarge: if there are too many nodes to tell.
     """
-    if root is None:
-        return set()
-    found, queue, behind = {root}, [root], set[Node]()
+    heads = {} if root is None else {root: None}
+    behind: dict[Node, None] = {}
+    queue = list(heads)
     for node in queue:
         children = [child for child, _ in node.next_functions if child is not None]
-        if any(is_weight(child) for child in children):
-            found.discard(node)
-            behind.update(child for child in children if not is_weight(child))
+        if any(_is_weight(child) for child in children):
+            del heads[node]
+            behind.update((child, None) for child in children if not _is_weight(child))
             continue
         for child in children:
-            if child not in found and len(found) < most:
-                found.add(child)
+            if child not in heads and len(queue) < _WHOLE_GRAPH:
+                heads[child] = None
                 queue.append(child)
-    if sites is None or any(node_number(node) in sites for node in found):
-        found.difference_update(graph_nodes(behind, most=_WHOLE_GRAPH))
-    return {node_number(node) for node in found}
+    hidden = {node_number(node) for node in graph_nodes(behind, most=_WHOLE_GRAPH)}
+    if max(len(queue), len(hidden)) >= _WHOLE_GRAPH:
+        raise GraphTooLarge
+    return {node_number(node) for node in heads} - hidden, hidden
 
 
 def node_number(node: Node) -> int:
@@ -449,14 +548,25 @@ def node_number(node: Node) -> int:
     return node._sequence_nr()
 
 
-def is_weight(node: Node | None, depth: int = 4) -> bool:
-    """Whether a node gives a parameter, or what was made of parameters alone (cast, transposed, normalised)."""
+def is_parameter(node: Node | None, *, dims: int = 0, depth: int = 4) -> bool:
+    """Whether a node gives a parameter, or what was made of parameters alone (cast, transposed, normalised).
+
+    Args:
+        node: The node.
+        dims: How many dimensions the parameter has at least.
+        depth: How many nodes may lie between.
+    """
     if node is None or depth == 0:
         return False
     if type(node) is ACCUMULATE_GRAD:
-        return True
+        return cast(Any, node).variable.dim() >= dims
     children = node.next_functions
-    return bool(children) and all(is_weight(child, depth - 1) for child, _ in children)
+    return bool(children) and all(is_parameter(child, dims=dims, depth=depth - 1) for child, _ in children)
+
+
+def _is_weight(node: Node) -> bool:
+    """Whether a node gives the weight of a layer; losses are scaled by parameters of fewer dimensions, too."""
+    return is_parameter(node, dims=2)
 
 
 @dataclass(frozen=True)
@@ -487,7 +597,7 @@ def blind_parts(root: nn.Module) -> Blind:
             compiled.append(path or ROOT)
         elif isinstance(module, torch.jit.ScriptModule):
             scripted.append(path or ROOT)
-        elif isinstance(module, nn.RNNBase):
+        elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
             fused.append(path or ROOT)
         else:
             continue

@@ -1,6 +1,6 @@
 """What is an activation, as a module or as a call, and along which axis of a tensor its units lie."""
 
-import functools
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -107,6 +107,24 @@ PRODUCTS = frozenset(
 """Functions that multiply element by element: what a gate's output goes into."""
 
 
+PASSES_ON = frozenset(
+    {
+        *(Tensor.__add__, Tensor.__radd__, Tensor.add, torch.add, Tensor.__rsub__, Tensor.__sub__, torch.rsub),
+        *(
+            Tensor.to,
+            Tensor.float,
+            Tensor.half,
+            Tensor.bfloat16,
+            Tensor.type_as,
+            Tensor.repeat,
+            torch.clone,
+            Tensor.clone,
+        ),
+    }
+)
+"""Functions whose output is a gate if one of their inputs is."""
+
+
 @dataclass(frozen=True)
 class Role:
     """What a module or a function does to the signal.
@@ -131,15 +149,23 @@ def role_of_module(module: nn.Module) -> Role | None:
     role = _role_of_type(type(module))
     if role is _HARDTANH:
         assert isinstance(module, nn.Hardtanh)
-        return Role(Kind("hardtanh", "saturating", module.min_val, module.max_val))
+        return Role(_hardtanh(module.min_val, module.max_val))
     return role
 
 
 _HARDTANH = Role(KINDS["hardtanh"])  # whose ends each module has of its own
 
 
-@functools.cache
+_roles: weakref.WeakKeyDictionary[type[nn.Module], Role | None] = weakref.WeakKeyDictionary()  # classes come and go
+
+
 def _role_of_type(kind: type[nn.Module]) -> Role | None:
+    if kind not in _roles:
+        _roles[kind] = _new_role(kind)
+    return _roles[kind]
+
+
+def _new_role(kind: type[nn.Module]) -> Role | None:
     for ancestor in kind.__mro__:
         if ancestor in _MODULES:
             return _HARDTANH if ancestor is nn.Hardtanh else Role(KINDS[_MODULES[ancestor]])
@@ -167,8 +193,13 @@ def role_of_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Ma
     if name == "hardtanh" and (len(args) > 1 or kwargs):
         low = args[1] if len(args) > 1 else kwargs.get("min_val", -1.0)
         high = args[2] if len(args) > 2 else kwargs.get("max_val", 1.0)
-        return Role(Kind(name, "saturating", low, high))
+        return Role(_hardtanh(low, high))
     return Role(KINDS[name])
+
+
+def _hardtanh(low: float, high: float) -> Kind:
+    """A clipped ReLU, where it begins at zero and leaves room for a signal."""
+    return Kind("hardtanh", "rectifier" if low == 0 and high > 1 else "saturating", low, high)
 
 
 def _clamp_top(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -182,4 +213,4 @@ def is_known(function: Callable[..., Any]) -> bool:
     return function in _KNOWN
 
 
-_KNOWN = frozenset({*_FUNCTIONS, *_PRODUCERS, *_NORMS})
+_KNOWN = frozenset({*_FUNCTIONS, *_PRODUCERS, *_NORMS, *PRODUCTS, *PASSES_ON})

@@ -1,6 +1,7 @@
 """What is read of activations: arithmetic on their device, together for those of one shape, and one transfer."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -93,8 +94,9 @@ class Readings:
         elements = output.numel()
         group = _Group(output.shape, axis, family, ends, output.dtype, output.device)
         if elements > _SMALL:
-            for index, part in enumerate(_parts(_by_units(output, axis))):
-                sampled = output.unsqueeze(0) if self._histograms and index == 0 else None
+            units = _by_units(output, axis)
+            for index, part in enumerate(_parts(units)):
+                sampled = units.unsqueeze(0) if self._histograms and index == 0 else None
                 self._compute(group, [key], part.unsqueeze(0), sampled)
             return
         waiting = self._waiting.get(group)
@@ -185,10 +187,10 @@ def _all_by_units(outputs: Tensor, axis: int) -> Tensor:
     return outputs.reshape(calls, outputs.shape[1], outputs.shape[2], -1)
 
 
-def _parts(values: Tensor) -> tuple[Tensor, ...]:
-    if values.numel() <= _CHUNK:
-        return (values,)
-    return values.split(max(1, _CHUNK * values.shape[0] // values.numel()))
+def _parts(values: Tensor) -> Iterator[Tensor]:
+    """An output by samples, and by places where one sample is large, as parts that are computed one by one."""
+    for samples in values.split(max(1, _CHUNK * values.shape[0] // values.numel())):
+        yield from samples.split(max(1, _CHUNK * samples.shape[2] // samples.numel()), dim=2)
 
 
 def unit_sums(values: Tensor, family: Family, ends: tuple[float, float]) -> Tensor:

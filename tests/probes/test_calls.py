@@ -16,7 +16,7 @@ from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-from lightning_diagnostics.probes import CallWatch, Site, activation_modules, blind_parts, head_nodes
+from lightning_diagnostics.probes import CallWatch, Site, activation_modules, blind_parts, parts_of_graph
 from lightning_diagnostics.probes.calls import node_number
 from lightning_diagnostics.probes.kinds import KINDS
 
@@ -273,10 +273,22 @@ def test_functional_weights_say_where_units_lie_too() -> None:
     assert (site.axis, site.follows) == (1, "self/conv1d")
 
 
-def test_a_pooling_between_does_not_lend_the_wrong_layer() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU())
+def test_a_pooling_between_leaves_the_units_where_they_are() -> None:
+    net = nn.Sequential(nn.Conv1d(1, 2, 3), nn.MaxPool1d(2), nn.ReLU())
+    (site,) = seen(lambda: net(torch.ones(1, 1, 8)), net)
+    assert (site.axis, site.follows) == (1, "0")
+
+
+class ChannelNorm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1)
+
+
+@pytest.mark.parametrize("norm", [ChannelNorm(), nn.LayerNorm([2, 6, 6])], ids=["over channels", "over all"])
+def test_a_norm_over_an_image_leaves_the_channels_where_they_are(norm: nn.Module) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), norm, nn.ReLU())
     (site,) = seen(lambda: net(torch.ones(1, 1, 8, 8)), net)
-    assert (site.axis, site.follows) == (1, "")
+    assert site.axis == 1
 
 
 def test_norms_begin_a_stretch_of_their_own() -> None:
@@ -367,7 +379,7 @@ def test_the_feed_forward_of_a_transformer_layer_is_a_layer() -> None:
     assert site.source.startswith("transformer.py:")
     net.eval()
     with torch.no_grad():  # where torch has a kernel for the whole layer
-        assert named(net, torch.randn(2, 5, 8)) == ["0/relu"]
+        assert named(net, torch.randn(2, 5, 8)) == []
 
 
 def test_what_is_called_outside_of_the_submodules_is_called_after_the_module_itself() -> None:
@@ -592,14 +604,54 @@ def test_each_of_several_losses_of_a_step_has_its_own_head() -> None:
     assert {site.name: site.head for site in watched.calls} == {"1": False, "self/relu": True, "self/relu.2": True}
 
 
-def test_the_nodes_between_weights_and_loss_stop_at_the_weights() -> None:
-    assert head_nodes(None) == set()
-    made = [nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))(torch.ones(3, 4))]
+def test_the_nodes_before_the_weights_and_behind_them_are_told_apart() -> None:
+    assert parts_of_graph(None) == (set(), set())
+    first, second = nn.Linear(4, 4), nn.Linear(4, 2)
+    hidden = first(torch.ones(3, 4)).relu()
+    made = [second(hidden)]
     for step in (Tensor.tanh, Tensor.square, Tensor.mean):
         made.append(step(made[-1]))
     numbers = [node_number(value.grad_fn) for value in made if value.grad_fn is not None]
-    assert head_nodes(made[-1].grad_fn) == set(numbers[1:])
-    assert head_nodes(made[-1].grad_fn, most=2) == set(numbers[2:])
+    heads, behind = parts_of_graph(made[-1].grad_fn)
+    assert heads == set(numbers[1:])
+    assert node_number(hidden.grad_fn) in behind
+    penalised, behind = parts_of_graph((made[-1] + hidden.mean()).grad_fn)
+    assert node_number(hidden.grad_fn) in behind - penalised
+
+
+def test_a_scalar_that_is_learned_is_no_weight() -> None:
+    net, scale = nn.Linear(4, 2), nn.Parameter(torch.ones(()))
+    output = net(torch.ones(3, 4)).sigmoid()
+    heads, _ = parts_of_graph((scale.exp() * output.mean()).grad_fn)
+    assert node_number(output.grad_fn) in heads
+
+
+def test_what_no_loss_comes_from_is_told_from_a_layer() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    with Watched(net) as watched:
+        logits = net(torch.ones(3, 4))
+        torch.sigmoid(logits)  # for a metric
+        watched.watch.see_loss(logits.mean().grad_fn)
+        watched.watch.settle()
+    assert {site.name: site.reached for site in watched.calls} == {"1": True, "self/sigmoid": False}
+
+
+def test_a_transformer_in_evaluation_computes_the_same_under_a_look() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    net = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    inputs = torch.randn(2, 5, 8)
+    padding = torch.tensor([[False, False, False, True, True], [False] * 5])
+
+    def output() -> Tensor:
+        with torch.no_grad():
+            return net(inputs, src_key_padding_mask=padding)
+
+    expected = output()
+    with Watched(net) as watched:
+        seen_under_a_look = output()
+        after = F.relu(inputs)
+    assert torch.equal(expected, seen_under_a_look)
+    assert [site.name for site in watched.calls] == ["self/relu"], after  # the mode is back after it
 
 
 def test_the_nodes_of_a_pass_are_known_by_what_made_them() -> None:

@@ -31,7 +31,7 @@ Compiled = Literal["skip", "eager"]
 
 _DRAWN_AT_FIRST, _HISTOGRAMS_AT_FIRST = 40, 8  # looks that are drawn before the cadence sets the pace
 _HISTOGRAM_STEPS = 50  # a histogram takes 1 kB in the event file
-_KEPT_APART = 256  # looks of a rank that wait for the others; of more, two and two are put together
+_KEPT_APART = 16  # looks of a rank that wait for the others; of more, two and two are put together
 _EMPTY = 3  # looks that saw nothing, before that is said (a step may return None before its forward pass)
 _CLOSES_AFTER = 3  # verdicts in a row that find nothing
 _OF_LAYERS = (room.dead_units, room.dying_units, room.saturated_units, room.dead_at_init)
@@ -52,7 +52,8 @@ class ActivationMonitor(DiagnosticCallback):
     ``every_n_train_steps``. Between looks nothing is done at all: no hook, no function mode. At a look two hooks of the
     process and a function mode see the calls of the forward pass, the arithmetic is done on the device, and one
     transfer brings its results (a few numbers a unit) to the host, one more whether the loss is finite. No output is
-    kept; small ones are copied, up to 4 MB.
+    kept; small ones are copied, up to 4 MB. With several processes the numbers are those of all of them, so they are
+    drawn and judged where the ranks meet: at the end of an epoch and after a validation.
 
     What is drawn, under ``activations/<quantity>/<layer>``: dead share, zeros, mean, standard deviation, extremes,
     signal, saturated share, drift between epochs, and a histogram with 64 buckets; in TensorBoard also as charts on the
@@ -201,6 +202,8 @@ class ActivationMonitor(DiagnosticCallback):
         histogram = self._drawn and self._histogram_draws.take(self._step)
         histograms = self.histograms and bool(trainer.loggers) and (histogram or self._first_of_epoch)
         self._looking.begin(trainer, pl_module, batch, first=self._first_of_epoch, histograms=histograms)
+        if not self._looking.on:  # all of the model is compiled
+            self._note_blindness(trainer, Look(self._step, False, {}))
 
     @override
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.diagnostics.activations.measure import Layer, LayerReading, Look, layer_reading
 from lightning_diagnostics.diagnostics.activations.nonfinite import Origin, find_origin
-from lightning_diagnostics.probes import CallWatch, Readings, Site, activation_modules, blind_parts, grad_fn
+from lightning_diagnostics.probes import Blind, CallWatch, Readings, Site, activation_modules, blind_parts, grad_fn
 
 _LEARNING = 8  # looks at which calls are watched though none is known; after them, at the first of every epoch only
 _HOOKED = "Using `torch.compile.module.` when there are global hooks"  # torch warns of what we do knowingly
@@ -38,11 +38,13 @@ class Looking:
         self._keys: dict[str, int] = {}  # under which the readings of a layer are found
         self._units: dict[str, int] = {}
         self._layers: dict[str, Layer] = {}
+        self._flags: dict[str, tuple[bool | None, ...]] = {}  # of the sites, when that was last looked up
         self._wanted: dict[str, bool] = {}
         self._stance: contextlib.ExitStack | None = None
         self._looks = 0
         self._functional = True
         self._frames = 0
+        self._parts, self._whole = Blind(), False
         self._samples: int | None = None
         self._lengths: dict[str, int] = {}
         self._origin: Origin | None = None
@@ -170,12 +172,9 @@ class Looking:
     def _layer(self, site: Site) -> Layer:
         """What is known of a layer; made anew only when more is known of it."""
         known = self._layers.get(site.name)
-        if known is None or (known.trains, known.gate, known.leaves, known.head) != (
-            site.trains,
-            site.gate,
-            site.leaves,
-            site.head,
-        ):
+        flags = (site.trains, site.gate, site.leaves, site.head, site.reached)
+        if known is None or self._flags[site.name] != flags:
+            self._flags[site.name] = flags
             known = self._layers[site.name] = Layer.of(site, self._units[site.name])
         return known
 
@@ -228,6 +227,9 @@ def batch_size(batch: Any) -> int | None:
         items = batch.values()
     elif isinstance(batch, list | tuple):
         items = batch
+        lengths = {item.shape[0] for item in items if isinstance(item, Tensor) and item.dim()}
+        if len(lengths) > 1:  # of one sample each
+            return len(items)
     return next((size for item in items if (size := batch_size(item)) is not None), None)
 
 

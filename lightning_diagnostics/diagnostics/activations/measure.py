@@ -27,7 +27,7 @@ class Layer:
         functional: Whether it is a call, not a module.
         order: Its place in the forward pass.
         segment: How many norms came before it in the pass.
-        trains: Whether gradients flow through it.
+        trains: Whether gradients flow through it, from a loss.
         gate: Whether its output multiplies something.
         head: Whether it stands between the last weights and the loss; None if that could not be seen.
         leaves: Whether the next weights are in another part of the model.
@@ -51,8 +51,9 @@ class Layer:
     def of(cls, site: Site, units: int) -> "Layer":
         """What a site says of its layer."""
         kind = (site.kind.name, site.kind.family)
+        trains = site.trains and site.reached is not False
         place = (site.source, site.follows, site.functional, site.order, site.segment)
-        return cls(site.name, *kind, units, *place, site.trains, site.gate, site.head, site.leaves)
+        return cls(site.name, *kind, units, *place, trains, site.gate, site.head, site.leaves)
 
     @property
     def hidden(self) -> bool:

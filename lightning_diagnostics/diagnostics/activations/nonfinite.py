@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from lightning_diagnostics.probes import is_weight, node_number, saved_tensors
+from lightning_diagnostics.probes import is_parameter, node_number, saved_tensors
 
 _MOST = 20_000  # nodes; a graph that is larger is searched up to there
 _RESULTS = frozenset({"result", "result0", "output", "out", "logsumexp"})  # saved tensors that a node made itself
@@ -59,7 +59,7 @@ def find_origin(root: Node | None, made: Mapping[int, str], module: nn.Module) -
         return Origin(broken.rpartition(".")[0] or None, True, what, weights=broken)
     place: dict[Node, str] = {}
     for node in _inputs_first(root):
-        sources = [child for child, _ in node.next_functions if child is not None and not is_weight(child)]
+        sources = [child for child, _ in node.next_functions if child is not None and not is_parameter(child)]
         before = next((place[child] for child in sources if child in place), None)
         here = made.get(node_number(node), before)
         if here is not None:
@@ -80,7 +80,7 @@ def find_origin(root: Node | None, made: Mapping[int, str], module: nn.Module) -
 
 def _origin(node: Node, output: Tensor, place: Mapping[Node, str], made: Mapping[int, str]) -> Origin:
     """The node that made an output which is not finite, with the range of the inputs that it saved."""
-    inputs = [t for name, t in saved_tensors(node).items() if name not in _RESULTS and t.numel() and _finite(t)]
+    inputs = [t for name, t in saved_tensors(node).items() if name not in _RESULTS and _has_range(t)]
     inside = node_number(node) in made
     return Origin(
         place.get(node),
@@ -138,6 +138,10 @@ def _finite(tensor: Tensor) -> bool:
 def _broken(tensor: Tensor, sources: Sequence[Node]) -> bool:
     """Whether something is not finite; negative infinity that was computed is what masks are made of."""
     return not _finite(tensor) and not (sources and bool((tensor.isfinite() | tensor.isneginf()).all()))
+
+
+def _has_range(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.numel() > 0 and _finite(tensor)
 
 
 def _what(tensor: Tensor) -> str:

@@ -164,8 +164,10 @@ def dead_units(measured: "LayerActivations", limits: Limits) -> Verdict:
     what was measured there. A layer that is sparse on purpose, or is asked only about data that this run does not
     have, may be above them. Samples that are not shuffled prove less than their number says.
     """
+    if not _mortal(measured, limits):
+        return None
     too_early = _too_early(measured)
-    if too_early is not None or not _mortal(measured, limits):
+    if too_early is not None:
         return too_early
     share = measured.dead_share or 0.0
     lost = share - (measured.dead_at_first or 0.0)
@@ -419,7 +421,8 @@ def unwatched_activations(measured: object, limits: Limits) -> Verdict:
     ## What it means
     Compiled and scripted modules do not call their activations from Python; the kernels of ``nn.LSTM``, ``nn.GRU`` and
     ``nn.RNN`` apply them inside; a custom ``autograd.Function`` or extension shows none, nor do ``torch.maximum(x, 0)``
-    and ``torch.where(x > 0, x, 0)``; tensors that are sharded,
+    and ``torch.where(x > 0, x, 0)``; layers inside a reentrant checkpoint are read but not judged, since they run
+    without gradients; tensors that are sharded,
     sparse or wrapped by ``vmap`` are not read. A monitor that failed says so here too.
 
     ## Why it matters
@@ -449,8 +452,8 @@ RULES = (
 
 
 def _too_early(measured: "LayerActivations") -> TooEarly | None:
-    """What evidence is missing for a verdict on units."""
-    if measured.dead_share is not None or measured.about.family not in ("rectifier", "smooth"):
+    """What evidence is missing for a verdict on units that can die."""
+    if measured.dead_share is not None:
         return None
     if measured.samples < measured.needed:
         return TooEarly(measured.samples, measured.needed, "samples")
@@ -460,7 +463,7 @@ def _too_early(measured: "LayerActivations") -> TooEarly | None:
 def _mortal(measured: "LayerActivations", limits: Limits) -> bool:
     """Whether the death of units would matter: they can die, are trained, lie within the network, and are several."""
     about = measured.about
-    dies = measured.dead_share is not None and about.trains and about.hidden
+    dies = about.family in ("rectifier", "smooth") and about.trains and about.hidden
     return dies and about.units >= limits.units
 
 

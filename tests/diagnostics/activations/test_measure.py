@@ -170,9 +170,9 @@ def test_a_convolution_worked_out_by_hand(last: bool, tmp_path: Path) -> None:
 
 
 def test_evidence_counts_samples_and_not_positions(tmp_path: Path) -> None:
-    monitor, values = run(Still(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())), [CONVOLUTION] * 20, tmp_path, limits={})
+    monitor, values = run(Still(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU())), [CONVOLUTION] * 20, tmp_path, limits={})
     assert "dead_share/net.1" not in values
-    need = samples_needed(4)
+    need = samples_needed(8)
     assert monitor.undecided() == [f"units of net.1: 40 of the {need} samples that a verdict needs"]
 
 
@@ -208,7 +208,7 @@ def test_onset_and_revival_are_told_of_every_unit_over_epochs(batches: int, tmp_
 
 
 def test_the_window_spans_as_many_epochs_as_a_verdict_takes(tmp_path: Path) -> None:
-    need = samples_needed(4)
+    need = samples_needed(8)
     epochs = -(-need // 12)
     monitor, values = run(Biased({1: range(10**6)}), [torch.ones(4, 2)] * 3, tmp_path, epochs=epochs, limits={})
     assert min(values["dead_share/net.1"]) == -(-need // 4) - 1  # the step of the look that makes it enough
@@ -321,12 +321,18 @@ def test_samples_are_those_that_a_layer_has_seen_each_once() -> None:
 @pytest.mark.parametrize(
     ("batch", "size"),
     [
-        *((torch.ones(3, 2), 3), ([torch.ones(4, 2), torch.ones(5)], 4), ({"a": "text", "b": torch.ones(6)}, 6)),
+        *(
+            (torch.ones(3, 2), 3),
+            ([torch.ones(4, 2), torch.ones(4)], 4),
+            ([torch.ones(3, 9), torch.ones(3, 7), torch.ones(3, 8)], 3),
+            ([torch.ones(9, 3), torch.ones(7, 3)], 2),
+            ({"a": "text", "b": torch.ones(6)}, 6),
+        ),
         *((("text", [[torch.ones(7, 1)]]), 7), (torch.tensor(1.0), None), ("text", None), (None, None), ([], None)),
         *((SimpleNamespace(num_graphs=9, x=torch.ones(50)), 9), ([torch.tensor(1.0), torch.ones(2)], 2)),
     ],
 )
-def test_the_samples_of_a_batch_are_the_length_of_its_first_tensor(batch: Any, size: int | None) -> None:
+def test_the_samples_of_a_batch_are_counted(batch: Any, size: int | None) -> None:
     assert batch_size(batch) == size
 
 
