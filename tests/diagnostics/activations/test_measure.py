@@ -208,7 +208,7 @@ def test_onset_and_revival_are_told_of_every_unit_over_epochs(batches: int, tmp_
 
 
 def test_the_window_spans_as_many_epochs_as_a_verdict_takes(tmp_path: Path) -> None:
-    need = samples_needed(8)
+    need = samples_needed(4)
     epochs = -(-need // 12)
     monitor, values = run(Biased({1: range(10**6)}), [torch.ones(4, 2)] * 3, tmp_path, epochs=epochs, limits={})
     assert min(values["dead_share/net.1"]) == -(-need // 4) - 1  # the step of the look that makes it enough
