@@ -64,7 +64,8 @@ def summary(findings: Sequence[Finding], *, steps: int, undecided: Sequence[str]
 def _advice(finding: Finding) -> str:
     """The fix in a line of its own, so that it can be copied; of a note what it says."""
     if finding.severity is Severity.INFO:
-        return f"Note {finding.code}: {finding.message}"
+        place = f" at {finding.where}" if finding.where else ""
+        return f"Note {finding.code}{place}: {finding.message}"
     return f"Fix for {finding.where or finding.name}: {finding.remedy}"
 
 

@@ -147,6 +147,13 @@ class ActivationMonitor(DiagnosticCallback):
         self._read: set[str] = set()  # layers, since the last verdict
         self._undrawn: Look | None = None  # the last look, if it was not drawn
 
+    @property
+    @override
+    def state_key(self) -> str:
+        """Several monitors of one Trainer, for different layers, are told apart by their patterns."""
+        patterns = {"include": self.include, "exclude": self.exclude}
+        return self._generate_state_key(**patterns) if any(patterns.values()) else super().state_key
+
     # The life of a run.
 
     @override

@@ -131,11 +131,11 @@ class Limits:
         low=1.0,
     )
     gain: float = limit(
-        2.0,
+        1.25,
         key="vanishing-activations.gain",
         meaning="factor by which the signal shrinks (or grows) from layer to layer, in the median: one layer alone is "
         "no trend",
-        source="arithmetic: thirteen such layers make a factor of 10,000",
+        source="arithmetic: 41 such layers make a factor of 10,000",
         low=1.0,
     )
 

@@ -22,6 +22,7 @@ _DORMANT = 0.025  # of the layer's mean absolute output, Sokar et al. 2023
 _SHARES = 64  # verdicts that are kept for the trend
 _SPREAD = 8  # values of a unit, of which there is a standard deviation worth the name
 _TINY = 1e-38  # a signal of exactly 0 has vanished, and has a logarithm all the same
+_HUGE = 1e38  # so has one whose square is more than 32 bits can hold
 _GONE = -37.9  # that logarithm, and a little
 _FAINT = -5.0  # the logarithm of a signal that may be lost to rounding in the next layer, beside the biases
 _NAMED = 10  # dead units that a finding names
@@ -294,7 +295,7 @@ class Window:
         if len(rows) < 2 or looks < DEEP:
             return None
         with np.errstate(all="ignore"):
-            logs = np.log10(np.maximum(self._signal[rows], _TINY))
+            logs = np.log10(np.clip(self._signal[rows], _TINY, _HUGE))
         if not np.isfinite(logs).all() or (logs <= _GONE).all():
             return None
         alive = _before_death(logs)
