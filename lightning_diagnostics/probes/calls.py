@@ -1,29 +1,32 @@
 """Which activations a forward pass calls, as modules and as functions, under which name, and on which tensor."""
 
-import os
 import re
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
-from lightning_diagnostics.probes.graphs import ACCUMULATE_GRAD, grad_fn, graph_nodes
-from lightning_diagnostics.probes.kinds import PASSES_ON, PRODUCTS, Kind, Role, is_known, role_of_call, role_of_module
+from lightning_diagnostics.probes.graphs import grad_fn, node_number
+from lightning_diagnostics.probes.kinds import (
+    PASSES_ON,
+    PRODUCTS,
+    ROOT,
+    Kind,
+    Role,
+    is_known,
+    role_of_call,
+    role_of_module,
+)
+from lightning_diagnostics.probes.names import Names, source
+from lightning_diagnostics.probes.reach import GraphTooLarge, parts_of_graph
+from lightning_diagnostics.probes.readings import plain_tensor
 
 _CHECKS = 8  # looks at which a site is placed in the graph
-_WHOLE_GRAPH = 100_000  # nodes, of a graph that is walked to its beginning
-_SEPARATOR = " < "
-_COMPILED = "_orig_mod"  # what torch.compile puts between a module and its name
-
-ROOT = "self"
-"""What the module itself is called, in the name of a call that it makes outside of its submodules."""
 
 
 @dataclass(eq=False)
@@ -95,15 +98,11 @@ class CallWatch:
 
     def __init__(self, take: Callable[[Site, Tensor], None], names: dict[str, str]) -> None:
         self._take = take
-        self.names = names
-        """What was passed for them."""
-        self._claimed: set[str] = set()  # places that were seen in this process
+        self._names = Names(names)
         self.sites: dict[tuple[str, ...], Site] = {}
         """Every site seen so far, by what tells it from others."""
         self.unreadable: set[str] = set()
         """Names of sites whose outputs cannot be read (wrapped, sparse, and the like)."""
-        self._paths: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-        self._root: weakref.ref[nn.Module] | None = None
         self._handles: list[Any] = []
         self._mode: _CallMode | None = None
         self._reset()
@@ -112,10 +111,7 @@ class CallWatch:
         self._stack: list[nn.Module] = []
         self._signal = _NO_SIGNAL
         self._order = self._segment = 0
-        self._renamed = False
         self._aside: nn.Module | None = None
-        self._foreign: dict[int, tuple[nn.Module, str]] = {}  # holds them, lest a number be used again
-        self._turns: dict[str, int] = {}
         self._open: list[Site] = []  # saturating ones since the last weights
         self._ends: list[tuple[int, Site]] = []
         self._announced = False
@@ -137,9 +133,7 @@ class CallWatch:
             running: Asked in every hook, for a run that broke off without a word.
         """
         self.stop()
-        if self._root is None or self._root() is not module:
-            self._root = weakref.ref(module)
-            self._name_modules(module)
+        self._names.begin(module)
 
         stack = self._stack
 
@@ -198,6 +192,7 @@ class CallWatch:
             self._mode = None
         faults = self._faults
         self._reset()
+        self._names.end_pass()
         if faults:
             raise faults[0]
 
@@ -237,6 +232,11 @@ class CallWatch:
             site.checked += 1
 
     @property
+    def names(self) -> dict[str, str]:
+        """The names given so far, by what tells the places apart."""
+        return self._names.known
+
+    @property
     def has_calls(self) -> bool:
         """Whether any call outside of the modules is known."""
         return any(site.functional for site in self.sites.values())
@@ -264,9 +264,9 @@ class CallWatch:
 
     def _see_module(self, module: nn.Module, role: Role, output: Tensor) -> None:
         if role.activation is None:
-            self._pass_through(role, self._path(module), output)
+            self._pass_through(role, self._names.path(module, self._stack), output)
         else:
-            self._see_activation(role.activation, self._path(module), output, functional=False)
+            self._see_activation(role.activation, self._names.path(module, self._stack), output, functional=False)
 
     def see_call(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
@@ -286,7 +286,7 @@ class CallWatch:
         inside = role_of_module(self._stack[-1]) if self._stack else None
         if role is None or (inside is not None and (inside.activation is not None or role.activation is None)):
             return  # what nn.ReLU or nn.Linear itself calls
-        path = self._path(self._stack[-1]) if self._stack else ROOT
+        path = self._names.path(self._stack[-1], self._stack) if self._stack else ROOT
         name = role.activation.name if role.activation is not None else function.__name__
         if role.activation is None:
             self._pass_through(role, f"{path}/{name}", output)
@@ -324,13 +324,13 @@ class CallWatch:
         if not output.numel() or not output.dim():  # an expert that got nothing; a loss
             return
         signal = self._signal if self._signal.fits(output) else _NO_SIGNAL
-        source, place = _source()
+        line, place = source()
         key = (path, place, signal.path)
         site = self.sites.get(key)
         if site is None:
             axis = signal.axis if signal.axis is not None else (-1 if output.dim() == 3 else 1)
-            name = self._named(path, key, functional)
-            site = Site(name, kind, axis, source, signal.path, functional, self._order, self._segment)
+            name = self._names.site(*key, functional=functional)
+            site = Site(name, kind, axis, line, signal.path, functional, self._order, self._segment)
             self.sites[key] = site
         self._order += 1
         number = self._keep_node(site.name, output)
@@ -355,54 +355,6 @@ class CallWatch:
         number = node_number(node)
         self._made[number] = name
         return number
-
-    # Names.
-
-    def _named(self, path: str, key: tuple[str, ...], functional: bool) -> str:
-        """The path, and from the second place on a number: kept for every place as it was first given.
-
-        A name from before a resume goes on where only the line has changed: the file was edited.
-        """
-        text = _SEPARATOR.join(key)
-        if text not in self.names:
-            moved = [old for old in self._unclaimed() if _without_line(old) == _without_line(text)]
-            self.names[text] = self.names.pop(moved[0]) if moved else self._new_name(path, functional)
-        self._claimed.add(text)
-        return self.names[text]
-
-    def _unclaimed(self) -> list[str]:
-        return [text for text in self.names if text not in self._claimed]
-
-    def _new_name(self, path: str, functional: bool) -> str:
-        taken = set(self.names.values())
-        number, name = 1, path
-        while name in taken:
-            number += 1
-            name = f"{path}.{number}" if functional else f"{path}/{number}"
-        return name
-
-    def _path(self, module: nn.Module) -> str:
-        """The path of a module in the model; one that is not registered in it goes by its class."""
-        path = self._paths.get(module)
-        root = self._root() if self._root is not None else None
-        if path is None and root is not None and not self._renamed:
-            self._renamed = True  # once a pass: walking the model takes longer than the rest
-            self._name_modules(root)  # it may have come since
-            path = self._paths.get(module)
-        return self._foreign_path(module) if path is None else path
-
-    def _foreign_path(self, module: nn.Module) -> str:
-        """What a module outside of the model goes by: its class, and its turn in this pass (it may be made anew)."""
-        if id(module) not in self._foreign:
-            outer = next((p for m in reversed(self._stack) if (p := self._paths.get(m)) is not None), ROOT)
-            path = f"{outer}/{type(module).__name__}"
-            turn = self._turns[path] = self._turns.get(path, 0) + 1
-            self._foreign[id(module)] = module, path if turn == 1 else f"{path}.{turn}"
-        return self._foreign[id(module)][1]
-
-    def _name_modules(self, root: nn.Module) -> None:
-        for path, module in root.named_modules():
-            self._paths[module] = ".".join(part for part in path.split(".") if part != _COMPILED) or ROOT
 
 
 class _CallMode(TorchFunctionMode):
@@ -445,12 +397,6 @@ def _leaves(site: Site, to: str) -> bool:
     return False
 
 
-def _without_line(text: str) -> tuple[str, ...]:
-    """What tells a place from others, but for the line of the call."""
-    path, source, follows = text.split(_SEPARATOR)
-    return path, source.rpartition(":")[0], follows
-
-
 # In evaluation they have a fused kernel, which is not used under a function mode and gives other numbers.
 _FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
@@ -458,159 +404,3 @@ _FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAt
 def _is_frozen(module: nn.Module) -> bool:
     grad = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in module.parameters())
     return not module.training and not grad
-
-
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_PASSED_THROUGH = frozenset(
-    _TORCH + file
-    for file in (
-        *("overrides.py", "_tensor.py", "_jit_internal.py", "functional.py", os.path.join("nn", "functional.py")),
-        *(os.path.join("nn", "modules", "module.py"), os.path.join("utils", "_contextlib.py")),
-    )
-)
-_CONTAINERS = _TORCH + os.path.join("nn", "modules", "container.py")
-
-
-def _source() -> tuple[str, str]:
-    """File and line of the call that is being seen, for a reader, and the place that tells it from other calls.
-
-    A container is a place, but its line tells a reader nothing. In a place the line is counted from where its function
-    begins, so that it does not change when something is written above the function.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    place = None
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file != __file__ and file not in _PASSED_THROUGH:
-            name, code = os.path.basename(file), frame.f_code
-            place = place or f"{name} {code.co_name}:{frame.f_lineno - code.co_firstlineno}"
-            if file != _CONTAINERS:
-                return f"{name}:{frame.f_lineno}", place
-        frame = frame.f_back
-    return "unknown", place or "unknown"
-
-
-def plain_tensor(tensor: Tensor) -> Tensor | None:
-    """A tensor that arithmetic can be done on, detached; None for one that only looks like it.
-
-    Subclasses that change what operations do (sharded, batched by ``vmap``, nested), sparse, complex and whole-numbered
-    ones, and those without storage are not read.
-    """
-    if type(tensor) not in (Tensor, nn.Parameter):
-        if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:  # pyright: ignore[reportAttributeAccessIssue]  # it has one
-            return None
-        tensor = tensor.as_subclass(Tensor)
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # pyright: ignore[reportAttributeAccessIssue]  # untyped
-        return None
-    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta or not tensor.is_floating_point():
-        return None
-    return tensor.detach()
-
-
-class GraphTooLarge(Exception):  # noqa: N818  # it is no error of anybody's
-    """A graph has too many nodes to be walked."""
-
-
-def parts_of_graph(root: Node | None) -> tuple[set[int], set[int]]:
-    """The numbers of the nodes before and behind the parameters, seen from a loss.
-
-    Args:
-        root: The ``grad_fn`` of the loss.
-
-    Returns:
-        The nodes that the loss comes from without any weight in between, and only so; and those that are reached
-        through weights (a layer whose outputs are penalised is among these, though the loss sees it directly too).
-
-    Raises:
-        GraphTooLarge: if there are too many nodes to tell.
-    """
-    heads = {} if root is None else {root: None}
-    behind: dict[Node, None] = {}
-    queue = list(heads)
-    for node in queue:
-        children = [child for child, _ in node.next_functions if child is not None]
-        if any(_is_weight(child) for child in children):
-            del heads[node]
-            behind.update((child, None) for child in children if not _is_weight(child))
-            continue
-        for child in children:
-            if child not in heads and len(queue) < _WHOLE_GRAPH:
-                heads[child] = None
-                queue.append(child)
-    hidden = {node_number(node) for node in graph_nodes(behind, most=_WHOLE_GRAPH)}
-    if max(len(queue), len(hidden)) >= _WHOLE_GRAPH:
-        raise GraphTooLarge
-    return {node_number(node) for node in heads} - hidden, hidden
-
-
-def node_number(node: Node) -> int:
-    """The number that autograd gave a node when it was made: unique in its thread, and nothing is kept by it."""
-    return node._sequence_nr()
-
-
-def is_parameter(node: Node | None, *, dims: int = 0, depth: int = 4) -> bool:
-    """Whether a node gives a parameter, or what was made of parameters alone (cast, transposed, normalised).
-
-    Args:
-        node: The node.
-        dims: How many dimensions the parameter has at least.
-        depth: How many nodes may lie between.
-    """
-    if node is None or depth == 0:
-        return False
-    if type(node) is ACCUMULATE_GRAD:
-        return cast(Any, node).variable.dim() >= dims
-    children = node.next_functions
-    return bool(children) and all(is_parameter(child, dims=dims, depth=depth - 1) for child, _ in children)
-
-
-def _is_weight(node: Node) -> bool:
-    """Whether a node gives the weight of a layer; losses are scaled by parameters of fewer dimensions, too."""
-    return is_parameter(node, dims=2)
-
-
-@dataclass(frozen=True)
-class Blind:
-    """What of a model cannot be watched from outside.
-
-    Attributes:
-        compiled: Paths of compiled modules.
-        scripted: Paths of scripted modules.
-        fused: Paths of recurrent modules whose kernels apply their activations inside.
-    """
-
-    compiled: tuple[str, ...] = ()
-    scripted: tuple[str, ...] = ()
-    fused: tuple[str, ...] = ()
-
-
-def blind_parts(root: nn.Module) -> Blind:
-    """The parts of a model whose activations are not called from Python, outermost ones only."""
-    compiled: list[str] = []
-    scripted: list[str] = []
-    fused: list[str] = []
-    inside: list[str] = []
-    for path, module in root.named_modules():
-        if any(path.startswith(outer + ".") for outer in inside):
-            continue
-        if _COMPILED in module._modules or getattr(module, "_compiled_call_impl", None) is not None:
-            compiled.append(path or ROOT)
-        elif isinstance(module, torch.jit.ScriptModule):
-            scripted.append(path or ROOT)
-        elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            fused.append(path or ROOT)
-        else:
-            continue
-        inside.append(path)
-    return Blind(tuple(compiled), tuple(scripted), tuple(fused))
-
-
-def activation_modules(root: nn.Module) -> list[str]:
-    """The paths of a model's activation modules."""
-    return [
-        path
-        for path, module in root.named_modules()
-        if not isinstance(module, torch.jit.ScriptModule)
-        and (role := role_of_module(module)) is not None
-        and role.activation is not None
-    ]

@@ -240,6 +240,11 @@ def grad_fn(tensor: Tensor) -> Node | None:
         return None
 
 
+def node_number(node: Node) -> int:
+    """The number that autograd gave a node when it was made: unique in its thread, and nothing is kept by it."""
+    return node._sequence_nr()
+
+
 def storage(tensor: Tensor) -> dict[int, int]:
     """A tensor's storage address and its bytes; empty for tensors without storage (meta, wrapper subclasses)."""
     try:

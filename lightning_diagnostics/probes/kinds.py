@@ -9,6 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+ROOT = "self"
+"""What the model itself is called, in the name of a call that it makes outside of its submodules."""
+
+COMPILED = "_orig_mod"
+"""What ``torch.compile`` puts between a module and its name."""
+
 Family = Literal["rectifier", "smooth", "saturating", "other"]
 
 

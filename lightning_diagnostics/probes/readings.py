@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_diagnostics.probes.kinds import Family
 
@@ -267,3 +267,20 @@ def _stride(elements: int) -> int:
     while math.gcd(stride, elements) > 1:
         stride += 1
     return stride
+
+
+def plain_tensor(tensor: Tensor) -> Tensor | None:
+    """A tensor that arithmetic can be done on, detached; None for one that only looks like it.
+
+    Subclasses that change what operations do (sharded, batched by ``vmap``, nested), sparse, complex and whole-numbered
+    ones, and those without storage are not read.
+    """
+    if type(tensor) not in (Tensor, nn.Parameter):
+        if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:  # pyright: ignore[reportAttributeAccessIssue]  # it has one
+            return None
+        tensor = tensor.as_subclass(Tensor)
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # pyright: ignore[reportAttributeAccessIssue]  # untyped
+        return None
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta or not tensor.is_floating_point():
+        return None
+    return tensor.detach()

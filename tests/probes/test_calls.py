@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from lightning_diagnostics.probes import CallWatch, Site, activation_modules, blind_parts, parts_of_graph
-from lightning_diagnostics.probes.calls import node_number
+from lightning_diagnostics.probes import node_number
 from lightning_diagnostics.probes.kinds import KINDS
 
 FILE = __file__.rpartition("/")[2]
