@@ -321,7 +321,8 @@ class CallWatch:
         self._signal = _Signal(path, output.shape, axis)
 
     def _see_activation(self, kind: Kind, path: str, output: Tensor, *, functional: bool) -> None:
-        if not output.numel() or not output.dim():  # an expert that got nothing; a loss
+        # An expert that got nothing; a loss; an index that is clamped.
+        if not output.numel() or not output.dim() or not (output.is_floating_point() or output.is_complex()):
             return
         signal = self._signal if self._signal.fits(output) else _NO_SIGNAL
         line, place = source()

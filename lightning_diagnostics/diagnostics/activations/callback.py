@@ -23,7 +23,7 @@ from lightning_diagnostics.diagnostics.activations.measure import (
     NonFinite,
     Overview,
 )
-from lightning_diagnostics.diagnostics.activations.nonfinite import Origin
+from lightning_diagnostics.diagnostics.activations.nonfinite import Origin, broken_weights
 from lightning_diagnostics.diagnostics.activations.window import RECENT, Window
 from lightning_diagnostics.findings import Finding, Rule, TooEarly
 
@@ -230,7 +230,7 @@ class ActivationMonitor(DiagnosticCallback):
     def _end_look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         look, layers, origin = self._looking.end(step=self._step, drawn=self._drawn)
         self._note_blindness(trainer, look)
-        self._judge_finite(trainer, look, layers, origin)
+        self._judge_finite(trainer, pl_module, look, layers, origin)
         self._layers |= layers
         self._waiting.append((look, self._first_of_epoch))
         if insides.process_count(trainer) == 1:
@@ -338,7 +338,14 @@ class ActivationMonitor(DiagnosticCallback):
         own = {rule.code for rule in (*_OF_LAYERS, *_OF_DEPTH)}
         return [finding for finding in self.findings if finding.status == "open" and finding.code in own]
 
-    def _judge_finite(self, trainer: Trainer, look: Look, layers: Mapping[str, Layer], origin: Origin | None) -> None:
+    def _judge_finite(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        look: Look,
+        layers: Mapping[str, Layer],
+        origin: Origin | None,
+    ) -> None:
         """Report the first output that is not finite, from the graph of the loss or else from what was read.
 
         What comes after it (weights that are NaN by now) is no finding of its own.
@@ -355,7 +362,7 @@ class ActivationMonitor(DiagnosticCallback):
             where = min(broken, key=lambda name: layers[name].order)
             reading = look.readings[where]
             what = "NaN" if isnan(reading.low) or isnan(reading.high) else "Inf"
-            origin = Origin(where, True, what)
+            origin = broken_weights(pl_module) or Origin(where, True, what)
         if known:
             for finding in known:
                 self._close_if_quiet(finding, found=True, step=look.step)

@@ -53,10 +53,8 @@ def find_origin(root: Node | None, made: Mapping[int, str], module: nn.Module) -
     """
     if root is None:
         return None
-    broken = _broken_parameter(module)
-    if broken:
-        what = _what(module.get_parameter(broken))
-        return Origin(broken.rpartition(".")[0] or None, True, what, weights=broken)
+    if (broken := broken_weights(module)) is not None:
+        return broken
     place: dict[Node, str] = {}
     for node in _inputs_first(root):
         sources = [child for child, _ in node.next_functions if child is not None and not is_parameter(child)]
@@ -76,6 +74,14 @@ def find_origin(root: Node | None, made: Mapping[int, str], module: nn.Module) -
             return Origin(here, True, _what(bad[1]), batch=True)
         return _origin(sources[0], bad[1], place, made)
     return Origin(place.get(root), False, "NaN or Inf", _operation(root))
+
+
+def broken_weights(module: nn.Module) -> Origin | None:
+    """The first parameter of a model that is not finite, if there is one."""
+    name = _broken_parameter(module)
+    if not name:
+        return None
+    return Origin(name.rpartition(".")[0] or None, True, _what(module.get_parameter(name)), weights=name)
 
 
 def _origin(node: Node, output: Tensor, place: Mapping[Node, str], made: Mapping[int, str]) -> Origin:

@@ -137,6 +137,7 @@ class Window:
         with np.errstate(all="ignore"):
             signal = np.sqrt(np.add.reduceat(squares, starts) / (positions * units))
             saturated = np.add.reduceat(count, starts) / (positions * units)
+        signal = np.where(np.isfinite(signal), signal, _HUGE)  # the squares of finite outputs that overflowed
         self._shift(self._signal, rows, np.where(finite & (positions >= _SPREAD), signal, np.nan))
         self._count_saturation(rows, np.where(finite, saturated, 0.0), look.step)
         self._shift(self._at, rows, look.step)

@@ -390,8 +390,19 @@ def test_one_layer_has_no_depth() -> None:
 def test_a_look_that_was_not_finite_is_no_scale() -> None:
     made = window(*deep())
     for step in range(DEEP):
-        signals(made, step, 1, 1, math.nan if step == 3 else 1, 1)
+        readings = {f"l{index}": reading([1] * 4, std=1) for index in range(4)}
+        if step == 3:
+            readings["l2"].high = math.nan
+        made.update(Look(step, False, readings))
     assert made.depths() == []
+
+
+def test_squares_that_overflow_are_those_of_a_large_signal() -> None:
+    made = window(*deep(5))
+    for step in range(DEEP):
+        signals(made, step, 1, 1e6, 1e12, 1e18, math.nan)
+    (depth,) = made.depths()
+    assert depth.log_signals == (0, 6, 12, 18, 38)
 
 
 # The trend.
