@@ -99,8 +99,7 @@ class CallWatch:
     def __init__(self, take: Callable[[Site, Tensor], None], names: dict[str, str]) -> None:
         self._take = take
         self._names = Names(names)
-        self.sites: dict[tuple[str, ...], Site] = {}
-        """Every site seen so far, by what tells it from others."""
+        self._places: dict[tuple[str, str], dict[str, Site]] = {}  # by path and what is followed, then by place
         self.unreadable: set[str] = set()
         """Names of sites whose outputs cannot be read (wrapped, sparse, and the like)."""
         self._handles: list[Any] = []
@@ -109,6 +108,7 @@ class CallWatch:
 
     def _reset(self) -> None:
         self._stack: list[nn.Module] = []
+        self._met: set[tuple[str, str]] = set()  # in this pass
         self._signal = _NO_SIGNAL
         self._order = self._segment = 0
         self._aside: nn.Module | None = None
@@ -239,7 +239,12 @@ class CallWatch:
     @property
     def has_calls(self) -> bool:
         """Whether any call outside of the modules is known."""
-        return any(site.functional for site in self.sites.values())
+        return any(site.functional for site in self.sites)
+
+    @property
+    def sites(self) -> list[Site]:
+        """Every site seen so far."""
+        return [site for places in self._places.values() for site in places.values()]
 
     def _unhook(self) -> None:
         for handle in self._handles:
@@ -325,14 +330,7 @@ class CallWatch:
         if not output.numel() or not output.dim() or not (output.is_floating_point() or output.is_complex()):
             return
         signal = self._signal if self._signal.fits(output) else _NO_SIGNAL
-        line, place = source()
-        key = (path, place, signal.path)
-        site = self.sites.get(key)
-        if site is None:
-            axis = signal.axis if signal.axis is not None else (-1 if output.dim() == 3 else 1)
-            name = self._names.site(*key, functional=functional)
-            site = Site(name, kind, axis, line, signal.path, functional, self._order, self._segment)
-            self.sites[key] = site
+        site = self._site(kind, path, signal, output, functional=functional)
         self._order += 1
         number = self._keep_node(site.name, output)
         if number is not None:
@@ -347,6 +345,21 @@ class CallWatch:
             self.unreadable.add(site.name)
         else:
             self._take(site, plain)
+
+    def _site(self, kind: Kind, path: str, signal: _Signal, output: Tensor, *, functional: bool) -> Site:
+        """The site of a call; the frames are read only where the module and what it follows do not tell it."""
+        short = (path, signal.path)
+        places = self._places.setdefault(short, {})
+        if not functional and len(places) == 1 and short not in self._met:
+            self._met.add(short)
+            return next(iter(places.values()))
+        self._met.add(short)
+        line, place = source()
+        if place not in places:
+            axis = signal.axis if signal.axis is not None else (-1 if output.dim() == 3 else 1)
+            name = self._names.site(path, place, signal.path, functional=functional)
+            places[place] = Site(name, kind, axis, line, signal.path, functional, self._order, self._segment)
+        return places[place]
 
     def _keep_node(self, name: str, output: Tensor) -> int | None:
         """Note the number of the node that made an output; the node itself would keep what it saved alive."""

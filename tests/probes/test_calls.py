@@ -811,7 +811,7 @@ def test_a_copy_of_a_watch_has_no_part_in_the_model() -> None:
     net(torch.ones(2, 3))
     other = copy.deepcopy(watch)
     watch.stop()
-    assert (other.sites, other.names) == ({}, names)
+    assert (other.sites, other.names) == ([], names)
 
 
 def _ignore(site: Site, output: Tensor) -> None:

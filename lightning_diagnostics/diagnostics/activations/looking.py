@@ -157,7 +157,7 @@ class Looking:
         self._close()
         found = self._readings.collect()
         self._readings = None
-        sites = {site.name: site for site in self._watch.sites.values()}
+        sites = {site.name: site for site in self._watch.sites}
         readings: dict[str, LayerReading] = {}
         for name, key in self._keys.items():
             samples = self._samples if self._samples is not None else self._lengths[name]
