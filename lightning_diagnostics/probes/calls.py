@@ -184,12 +184,16 @@ class CallWatch:
         if self._mode is not None:
             _push_mode(self._mode)
 
-    def stop(self) -> None:
-        """Take hooks and mode down, forget the pass, and raise what went wrong in it."""
+    def unhook(self) -> None:
+        """Take hooks and mode down; what was seen of the pass is still known."""
         self._unhook()
         if self._mode is not None:
             _take_down(self._mode)
             self._mode = None
+
+    def stop(self) -> None:
+        """Take hooks and mode down, forget the pass, and raise what went wrong in it."""
+        self.unhook()
         faults = self._faults
         self._reset()
         self._names.end_pass()

@@ -79,6 +79,9 @@ class Readings:
         self._waiting: dict[_Group, tuple[list[int], list[Tensor]]] = {}
         self._waits = 0
         self._results: dict[torch.device, list[Tensor]] = {}
+        self._along: dict[torch.device, list[Tensor]] = {}
+        self.along: list[float] = []
+        """The numbers that came along, once collected."""
         self._layout: dict[torch.device, list[tuple[list[int], int, int, bool]]] = {}
 
     def take(self, key: int, output: Tensor, *, axis: int, family: Family, ends: tuple[float, float]) -> None:
@@ -108,15 +111,21 @@ class Readings:
         if self._waits > _PENDING:
             self._flush()
 
+    def take_along(self, number: Tensor) -> None:
+        """Take a detached number of one element that is to come with the rest, in `along`."""
+        self._along.setdefault(number.device, []).append(number.reshape(1))
+
     def collect(self) -> dict[int, list[Reading]]:
         """Everything taken, by key; one transfer from each device."""
+        found: dict[int, list[Reading]] = {}
         with torch.no_grad():
             self._flush()
-            found: dict[int, list[Reading]] = {}
-            for device, results in self._results.items():
-                numbers = torch.cat(results).cpu().double().numpy()
-                self._unpack(numbers, self._layout[device], found)
-        self._results, self._layout = {}, {}
+            for device in dict.fromkeys([*self._results, *self._along]):
+                along = self._along.get(device, [])
+                numbers = torch.cat([*self._results.get(device, []), *along]).cpu().double().numpy()
+                self._unpack(numbers, self._layout.get(device, []), found)
+                self.along += numbers[len(numbers) - len(along) :].tolist()
+        self._results, self._layout, self._along = {}, {}, {}
         return found
 
     def _flush(self) -> None:

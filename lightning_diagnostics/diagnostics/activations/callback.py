@@ -51,7 +51,8 @@ class ActivationMonitor(DiagnosticCallback):
     Looks are the first batch and the last of every epoch, at least eight spread over it, and one every
     ``every_n_train_steps``. Between looks nothing is done at all: no hook, no function mode. At a look two hooks of the
     process and a function mode see the calls of the forward pass, the arithmetic is done on the device, and one
-    transfer brings its results (a few numbers a unit) to the host, one more whether the loss is finite. No output is
+    transfer brings its results (a few numbers a unit, and the loss) to the host; in manual optimisation each backward
+    pass of the step is one more, for its loss. No output is
     kept; small ones are copied, up to 4 MB. With several processes the numbers are those of all of them, so they are
     drawn and judged where the ranks meet: at the end of an epoch and after a validation.
 
@@ -216,9 +217,10 @@ class ActivationMonitor(DiagnosticCallback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if not self._looking.on:
             return
-        self._looking.loss(pl_module, loss, scaled=trainer.scaler is not None)
         if pl_module.automatic_optimization:
-            self._end_look(trainer, pl_module)
+            self._end_look(trainer, pl_module, loss)
+        else:  # there may be more to come in this step
+            self._looking.see_loss(pl_module, loss, scaled=trainer.scaler is not None)
 
     @override
     def on_train_batch_end(
@@ -227,8 +229,9 @@ class ActivationMonitor(DiagnosticCallback):
         if self._looking.on:
             self._end_look(trainer, pl_module)
 
-    def _end_look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        look, layers, origin = self._looking.end(step=self._step, drawn=self._drawn)
+    def _end_look(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor | None = None) -> None:
+        scaled = trainer.scaler is not None
+        look, layers, origin = self._looking.end(pl_module, loss, step=self._step, drawn=self._drawn, scaled=scaled)
         self._note_blindness(trainer, look)
         self._judge_finite(trainer, pl_module, look, layers, origin)
         self._layers |= layers

@@ -6,6 +6,7 @@ import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from math import isfinite, isnan
 from typing import Any
 
 import torch
@@ -135,8 +136,8 @@ class Looking:
         self._stance.enter_context(_quiet(_HOOKED))
         self._watch.start(module, functional=functional, running=running)
 
-    def loss(self, module: nn.Module, loss: Tensor, *, scaled: bool) -> None:
-        """A backward pass is about to begin; if its loss is not finite, look for what made it so.
+    def see_loss(self, module: nn.Module, loss: Tensor, *, scaled: bool) -> None:
+        """A backward pass is about to begin, and the look goes on after it: ask at once whether its loss is finite.
 
         Args:
             module: The model.
@@ -144,30 +145,49 @@ class Looking:
             scaled: Whether it was scaled for 16 bits: then it may overflow in a healthy run, and the step is skipped.
         """
         self.announced = True
-        root, value = grad_fn(loss), loss.detach()
-        self._watch.see_loss(root)
-        broken = value.isnan() if scaled else ~value.isfinite()
-        if self._origin is None and bool(broken.any()):
-            self._origin = find_origin(root, self._watch.made(), module)
+        self._watch.see_loss(grad_fn(loss))
+        self._search(module, loss, float(loss.detach().float().sum()), scaled=scaled)
 
-    def end(self, *, step: int, drawn: bool) -> tuple[Look, dict[str, Layer], Origin | None]:
-        """Stop looking: what was read, what is known of the layers, and what made the loss infinite if it was."""
+    def _search(self, module: nn.Module, loss: Tensor, value: float, *, scaled: bool) -> None:
+        """If a loss is not finite, look for what made it so."""
+        if self._origin is None and (isnan(value) if scaled else not isfinite(value)):
+            self._origin = find_origin(grad_fn(loss), self._watch.made(), module)
+
+    def end(
+        self, module: nn.Module, loss: Tensor | None = None, *, step: int, drawn: bool, scaled: bool = False
+    ) -> tuple[Look, dict[str, Layer], Origin | None]:
+        """Stop looking: what was read, what is known of the layers, and what made a loss infinite if one was.
+
+        Args:
+            module: The model.
+            loss: The loss whose backward pass is about to begin, if that ends the look; it comes with the one transfer.
+            step: On the axis of ``self.log``.
+            drawn: Whether the look is to be drawn.
+            scaled: As for `see_loss`.
+        """
         assert self._readings is not None
+        readings, self._readings = self._readings, None
+        if loss is not None:
+            self.announced = True
+            self._watch.see_loss(grad_fn(loss))
+            readings.take_along(loss.detach().float().sum())
+        self._unhook()
+        found = readings.collect()
+        if loss is not None:
+            self._search(module, loss, readings.along[0], scaled=scaled)
         self._watch.settle()
         self._close()
-        found = self._readings.collect()
-        self._readings = None
         sites = {site.name: site for site in self._watch.sites}
-        readings: dict[str, LayerReading] = {}
+        layer_readings: dict[str, LayerReading] = {}
         for name, key in self._keys.items():
             samples = self._samples if self._samples is not None else self._lengths[name]
             signed = sites[name].kind.family != "rectifier"
-            readings[name] = layer_reading(found[key], samples=samples, signed=signed)
-        layers = {name: self._layer(sites[name]) for name in readings}
+            layer_readings[name] = layer_reading(found[key], samples=samples, signed=signed)
+        layers = {name: self._layer(sites[name]) for name in layer_readings}
         origin, self._origin = self._origin, None
         if self._functional and not self._eager and insides.compiled_frames() > self._frames:
             self._functional = False  # from here on, lest every look makes torch compile that function again
-        return Look(step, drawn, readings), layers, origin
+        return Look(step, drawn, layer_readings), layers, origin
 
     def _layer(self, site: Site) -> Layer:
         """What is known of a layer; made anew only when more is known of it."""
@@ -183,10 +203,15 @@ class Looking:
         self._readings = None
         self._close()
 
-    def _close(self) -> None:
+    def _unhook(self) -> None:
+        """Nothing more is seen; what was seen is still known."""
         stance, self._stance = self._stance, None
         if stance is not None:
             stance.close()
+        self._watch.unhook()
+
+    def _close(self) -> None:
+        self._unhook()
         self._watch.stop()
 
     def _take(self, site: Site, output: Tensor) -> None:
