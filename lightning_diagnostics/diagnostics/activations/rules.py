@@ -12,6 +12,9 @@ from lightning_diagnostics.statistics import silence_bound
 if TYPE_CHECKING:
     from lightning_diagnostics.diagnostics.activations.measure import Depth, Layer, LayerActivations, NonFinite
 
+LOOKS = 8
+"""Looks that a verdict on units needs at least: as many as every epoch has, so that one batch proves nothing."""
+
 _SWEEP = "the sweep over healthy networks (docs: limits)"
 
 
@@ -82,9 +85,15 @@ class Limits:
     dying_rise: float = limit(
         0.25,
         key="dying-units.rise",
-        meaning="rise of the dead share over the later half of the verdicts, of which a third must fall into the last "
-        "quarter",
+        meaning="rise of the dead share over the later half of the verdicts",
         source=_SWEEP,
+        high=1.0,
+    )
+    dying_last_quarter: float = limit(
+        1 / 3,
+        key="dying-units.last_quarter",
+        meaning="share of that rise that falls into the last quarter of the verdicts; less means that it comes to its end",
+        source="arithmetic: a steady rise has a half there, one that slows down evenly to nothing a quarter",
         high=1.0,
     )
     dying_verdicts: int = limit(
@@ -226,7 +235,7 @@ def dying_units(measured: "LayerActivations", limits: Limits) -> Verdict:
         return None
     now, half, quarter = shares[-1], shares[len(shares) // 2], shares[-1 - len(shares) // 4]
     rise = now - half
-    if now < limits.dying_share or rise < limits.dying_rise or now - quarter < rise / 3:
+    if now < limits.dying_share or rise < limits.dying_rise or now - quarter < rise * limits.dying_last_quarter:
         return None
     if dead_units.check(measured, limits) is not None:  # dead, not dying
         return None
@@ -457,7 +466,7 @@ def _too_early(measured: "LayerActivations") -> TooEarly | None:
         return None
     if measured.samples < measured.needed:
         return TooEarly(measured.samples, measured.needed, "samples")
-    return TooEarly(measured.looks, 8, "looks")
+    return TooEarly(measured.looks, LOOKS, "looks")
 
 
 def _mortal(measured: "LayerActivations", limits: Limits) -> bool:

@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_diagnostics.diagnostics.activations.measure import Depth, Layer, LayerActivations, LayerReading, Look
+from lightning_diagnostics.diagnostics.activations.rules import LOOKS
 from lightning_diagnostics.statistics import ks_distance, merge_histograms, samples_needed
 from lightning_diagnostics.tensorboard import Histogram
 
-RECENT = 8
+RECENT = LOOKS
 """Looks that a verdict needs at least."""
 
 DEEP = 24
