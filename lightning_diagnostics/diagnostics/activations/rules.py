@@ -92,7 +92,7 @@ class Limits:
     dying_last_quarter: float = limit(
         1 / 3,
         key="dying-units.last_quarter",
-        meaning="share of that rise that falls into the last quarter of the verdicts; less means that it comes to its end",
+        meaning="share of that rise in the last quarter of the verdicts; with less of it, it comes to its end",
         source="arithmetic: a steady rise has a half there, one that slows down evenly to nothing a quarter",
         high=1.0,
     )
