@@ -30,11 +30,8 @@ class Journal:
 
     @property
     def findings(self) -> list[Finding]:
-        """All findings: open before closed, worst first, oldest first."""
-        return sorted(
-            self._findings.values(),
-            key=lambda f: (f.status == "closed", -f.severity, f.first_step, f.code, f.where or ""),
-        )
+        """All findings, in the order they are read in."""
+        return in_order(self._findings.values())
 
     def record(self, rule: Rule, diagnosis: Diagnosis, *, step: int) -> tuple[Finding, Change]:
         """Enter a verdict made at ``step``; the severity of an open finding only rises."""
@@ -83,6 +80,11 @@ class Journal:
         """Take over the findings of a checkpoint, as if they had been made here."""
         for finding in findings:
             self.merge(finding)
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings as they are read: open before closed, worst first, oldest first."""
+    return sorted(findings, key=lambda f: (f.status == "closed", -f.severity, f.first_step, f.code, f.where or ""))
 
 
 def _change(old: Finding, new: Finding) -> Change:
