@@ -19,6 +19,11 @@ class Severity(IntEnum):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def level(self) -> str:
+        """As reports and the gate call it: ``"note"``, ``"warning"`` or ``"error"``."""
+        return "note" if self is Severity.INFO else self.name.lower()
+
     @classmethod
     def parse(cls, word: str) -> "Severity":
         """The severity named by ``word`` in any case.
