@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, Protocol, cast
 
-from lightning_diagnostics.findings import Finding, Severity, count
+from lightning_diagnostics.findings import Finding
+from lightning_diagnostics.findings.report import findings_table
 
 FINDINGS_TAG = "diagnostics/findings"
 """The tag of the findings in TensorBoard's Text tab."""
@@ -200,40 +201,3 @@ def write_findings(writers: Sequence[TextWriter], findings: Sequence[Finding], *
     for writer in writers:
         writer.add_text(FINDINGS_TAG, findings_table(findings), step)
         writer.flush()
-
-
-def findings_table(findings: Sequence[Finding]) -> str:
-    """The findings in markdown, in the order given but notes last: a table of two columns for each.
-
-    TensorBoard breaks words to fit a table into its page, so one with a column for each attribute cannot be read.
-    """
-    if not findings:
-        return "No findings."
-    notes_last = sorted(findings, key=lambda finding: finding.severity is Severity.INFO)
-    parts = [count(findings)] if len(findings) > 1 else []
-    return "\n\n".join([*parts, *map(_finding_table, notes_last)])
-
-
-def _finding_table(finding: Finding) -> str:
-    """What, where, when, and then words; on the left only words that are short enough never to be broken."""
-    first, last = finding.first_step, finding.last_step
-    steps = f"step {first}" if first == last else f"steps {first} to {last}"
-    rows = [
-        ("name", f"{finding.label}: {finding.code} {finding.name}"),
-        ("---", "---"),
-        ("where", f"<code>{_escaped(finding.where)}</code>" if finding.where else "the run"),
-        ("when", f"{steps} ({finding.status})"),
-        ("what is wrong", _escaped(finding.message)),
-        ("what to do", _escaped(finding.remedy)),
-        ("how we know", _escaped(", ".join(f"{name} = {value}" for name, value in finding.evidence.items()))),
-    ]
-    return "\n".join(f"| {left} | {right} |" for left, right in rows)
-
-
-_MARKUP = re.compile(r"[\\`*<&|]|\](?=\()|(?<![^\W_])_")
-"""What markdown takes for markup. Of underscores only one before a word is, so that most names can be searched for."""
-
-
-def _escaped(text: str) -> str:
-    """Text that is shown letter for letter in a cell of a markdown table, ``__dict__`` and ``a | b`` included."""
-    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", " ".join(text.split()))

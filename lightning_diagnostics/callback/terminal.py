@@ -1,12 +1,11 @@
 """What is said in the terminal: through the ``lightning_diagnostics`` logger, and without tearing a progress bar."""
 
-import importlib.util
-import io
 import logging
 import sys
 from collections.abc import Sequence
 
 from lightning_diagnostics.findings import Finding, Severity, count
+from lightning_diagnostics.findings.report import listing
 
 logger = logging.getLogger("lightning_diagnostics")
 
@@ -53,49 +52,6 @@ def summary(findings: Sequence[Finding], *, steps: int, undecided: Sequence[str]
         ending: How the run ended, e.g. ``"finished"`` or ``"ended by KeyboardInterrupt"``.
     """
     head = f"Run {ending} at step {steps}: {count(findings)}"
-    parts = [head + ("." if not findings else ":")]
-    if findings:
-        parts.append(_table(findings))
-    parts += [_advice(finding) for finding in findings]
+    parts = [head + ("." if not findings else ":"), *listing(findings)]
     parts += [f"Too early to say: {text}." for text in undecided]
     return "\n".join(parts)
-
-
-def _advice(finding: Finding) -> str:
-    """The fix in a line of its own, so that it can be copied; of a note what it says."""
-    if finding.severity is Severity.INFO:
-        place = f" at {finding.where}" if finding.where else ""
-        return f"Note {finding.code}{place}: {finding.message}"
-    return f"Fix for {finding.where or finding.name}: {finding.remedy}"
-
-
-_HEADS = ("severity", "finding", "where", "steps", "status")
-
-
-def _table(findings: Sequence[Finding]) -> str:
-    """The findings as a table, by ``rich`` where it is installed."""
-    rows = [
-        (
-            f.label,
-            f"{f.code} {f.name}",
-            f.where or "the run",
-            f"{f.first_step}-{f.last_step}",
-            f.status,
-        )
-        for f in findings
-    ]
-    if importlib.util.find_spec("rich") is None:
-        return "\n".join("  " + " | ".join(row) for row in (_HEADS, *rows))
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for head in _HEADS:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console = Console(file=io.StringIO(), width=max(Console().width, 100), color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip()
