@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from math import ceil, isfinite
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lightning_diagnostics import tensorboard
 from lightning_diagnostics.callback.trainer import plain_writer
@@ -17,11 +18,16 @@ from lightning_diagnostics.tensorboard import FINDINGS_TAG, Histogram
 WANDB_BUCKETS = 512
 """The most buckets that ``wandb.Histogram`` takes."""
 
+WANDB_AXIS = "step"
+"""The last part of the name of the axis of our curves in W&B: ``activations/step`` for those of ``activations/``."""
+
 COLUMNS = (
     *("severity", "finding", "where", "status", "first step", "last step"),
     *("what is wrong", "what to do", "how we know"),
 )
-"""The columns of the findings in Weights & Biases, which can sort and filter them."""
+"""The columns of the findings in W&B, which can sort and filter them."""
+
+_with_axis: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()  # by run of W&B: the tags that it has been told of
 
 
 def draw(logger: Any, values: Mapping[str, float | Histogram], *, step: int) -> None:
@@ -29,55 +35,26 @@ def draw(logger: Any, values: Mapping[str, float | Histogram], *, step: int) -> 
     if tensorboard.write_values(plain_writer(logger), values, step=step):
         return
     experiment = getattr(logger, "experiment", None)
-    if _is_finished(experiment):
-        return
-    if _is_wandb(logger, experiment):
-        logger.log_metrics({tag: _for_wandb(value) for tag, value in values.items()}, step=step)
+    if _is_made_by("wandb", experiment):
+        _draw_in_wandb(experiment, _prefixed(logger, values), step)
         return
     logger.log_metrics(tensorboard.scalars(values), step=step)
-    prefix = getattr(logger, "_prefix", "")
-    prefixed = {f"{prefix}{logger.LOGGER_JOIN_CHAR}{tag}": value for tag, value in values.items()} if prefix else values
-    tensorboard.write_histograms(experiment, prefixed, step=step)
+    tensorboard.write_histograms(experiment, _prefixed(logger, values), step=step)
 
 
 def write_findings(logger: Any, findings: Sequence[Finding], *, step: int) -> None:
     """Show all findings as they are now: a text in TensorBoard, a table in W&B, two artifacts in MLflow."""
     experiment: Any = getattr(logger, "experiment", None)
-    if _is_finished(experiment):
-        return
-    if _is_wandb(logger, experiment):
-        logger.log_metrics({FINDINGS_TAG: _table(findings)}, step=step)
-    elif _is_mlflow(logger, experiment):
-        events = [finding.to_dict() for finding in findings]
-        text = json.dumps(events, allow_nan=False, default=str, indent=2)
+    if _is_made_by("wandb", experiment):
+        _ride_along(experiment, {FINDINGS_TAG: _table(findings)})
+    elif _is_made_by("mlflow", experiment) and isinstance(getattr(logger, "run_id", None), str):
+        plain = [finding.to_dict() for finding in findings]
         experiment.log_text(logger.run_id, tensorboard.findings_table(findings), f"{FINDINGS_TAG}.md")
-        experiment.log_text(logger.run_id, text, f"{FINDINGS_TAG}.json")
+        experiment.log_text(
+            logger.run_id, json.dumps(plain, allow_nan=False, default=str, indent=2), f"{FINDINGS_TAG}.json"
+        )
     else:
         tensorboard.write_findings(tensorboard.text_writers([experiment]), findings, step=step)
-
-
-def _is_wandb(logger: Any, experiment: object) -> bool:
-    """Whether it is Lightning's logger of W&B, of either package: it takes more than numbers."""
-    return _is_made_by("wandb", experiment) and callable(getattr(type(logger), "log_table", None))
-
-
-def _is_mlflow(logger: Any, experiment: object) -> bool:
-    return _is_made_by("mlflow", experiment) and isinstance(getattr(logger, "run_id", None), str)
-
-
-def _is_made_by(package: str, thing: object) -> bool:
-    return any(kind.__module__.partition(".")[0] == package for kind in type(thing).__mro__)
-
-
-def _is_finished(experiment: object) -> bool:
-    """Whether the user has ended his W&B run: that is no fault, but whatever comes later would be one."""
-    return _is_made_by("wandb", experiment) and getattr(experiment, "_is_finished", False) is True
-
-
-def _for_wandb(value: float | Histogram) -> Any:
-    if not isinstance(value, Histogram):
-        return value
-    return sys.modules["wandb"].Histogram(np_histogram=bounded(value))
 
 
 def bounded(histogram: Histogram) -> tuple[list[float], list[float]]:
@@ -85,13 +62,49 @@ def bounded(histogram: Histogram) -> tuple[list[float], list[float]]:
     size = ceil(len(histogram.counts) / WANDB_BUCKETS)
     counts = [sum(histogram.counts[start : start + size]) for start in range(0, len(histogram.counts), size)]
     inner = histogram.edges[size:-1:size]
-    first = _finite(histogram.edges[0], histogram.low, inner[0] if inner else 0.0)
-    last = _finite(histogram.edges[-1], histogram.high, inner[-1] if inner else first)
+    first = _finite(histogram.edges[0], histogram.low, *inner)
+    last = _finite(histogram.edges[-1], histogram.high, *reversed(inner), first)
     return counts, [first, *inner, last]
 
 
+def _is_made_by(package: str, thing: object) -> bool:
+    return any(kind.__module__.partition(".")[0] == package for kind in type(thing).__mro__)
+
+
+def _prefixed(logger: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values under the tags that the logger's own ``log_metrics`` would give them."""
+    prefix = getattr(logger, "_prefix", "")
+    return {f"{prefix}{logger.LOGGER_JOIN_CHAR}{tag}": value for tag, value in values.items()} if prefix else values
+
+
+def _draw_in_wandb(experiment: Any, values: Mapping[str, float | Histogram], step: int) -> None:
+    known = _with_axis.setdefault(experiment, set())
+    for tag in values.keys() - known:
+        experiment.define_metric(tag, step_metric=_axis(tag))
+        known.add(tag)
+    plain = {
+        tag: sys.modules["wandb"].Histogram(np_histogram=bounded(value)) if isinstance(value, Histogram) else value
+        for tag, value in values.items()
+    }
+    _ride_along(experiment, {**plain, **{_axis(tag): step for tag in values}})
+
+
+def _axis(tag: str) -> str:
+    return f"{tag.partition('/')[0]}/{WANDB_AXIS}"
+
+
+def _ride_along(experiment: Any, values: Mapping[str, Any]) -> None:
+    """Put values into the row of W&B that is open, which the run's own next ``log`` closes (or its end).
+
+    A row of ours would move the counter of rows on, and W&B drops what is logged to a row that has been passed:
+    every value of a program that logs with ``step=self.global_step`` would be lost.
+    """
+    if getattr(experiment, "_is_finished", False) is not True:  # ended by the user, which is no fault
+        experiment.log(dict(values), commit=False)
+
+
 def _finite(*edges: float) -> float:
-    """The first that is finite: the edge, the outermost value, the edge that is next."""
+    """The first that is finite."""
     return next((edge for edge in edges if isfinite(edge)), 0.0)
 
 
