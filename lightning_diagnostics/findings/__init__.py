@@ -1,5 +1,6 @@
 """Floor 3: findings, the rules that make them, and the journal of a run. Standard library only."""
 
+from lightning_diagnostics.findings.baseline import read_baseline, write_baseline
 from lightning_diagnostics.findings.finding import Finding, FindingError, Severity, count
 from lightning_diagnostics.findings.journal import Change, Journal
 from lightning_diagnostics.findings.limits import Limit, limit, limit_table, override_limits
@@ -20,5 +21,7 @@ __all__ = [
     "limit",
     "limit_table",
     "override_limits",
+    "read_baseline",
     "rule",
+    "write_baseline",
 ]

@@ -106,7 +106,8 @@ def _no_run(folder: str) -> str:
     below = _runs_below(folder)
     if not below:
         return f"{text}no run with diagnostics has written into it or below it"
-    return f"{text}the newest run{'s' * (len(below) > 1)} below it: {', '.join(map(repr, below))}"
+    names = ", ".join(repr(os.path.normpath(at)) for at in below)
+    return f"{text}the newest run{'s' * (len(below) > 1)} below it: {names}"
 
 
 def _runs_below(folder: str) -> list[str]:

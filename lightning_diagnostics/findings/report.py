@@ -116,7 +116,7 @@ def _standing(record: RunRecord) -> str:
 
 
 def _known(record: RunRecord, baseline: Baseline | None) -> Iterator[Finding]:
-    return (finding for finding in record.findings if is_known(finding, baseline or {}))
+    return (f for f in record.findings if f.status == "open" and is_known(f, baseline or {}))
 
 
 def _advice(finding: Finding) -> str:
