@@ -1,14 +1,18 @@
 """Diagnose PyTorch Lightning training runs: what is wrong, where, since when, how we know, and what to do.
 
 This file is the registry. A public name is a line in ``_REGISTRY``; a callback that has a line there is tested by
-every contract, documented in the catalogue and (later) part of the suite. Names are imported when first used, so that
+every contract, documented in the catalogue and part of the suite. Names are imported when first used, so that
 importing the package loads neither torch nor Lightning.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_diagnostics.callback.command_line import DiagnosticsCLI
+    from lightning_diagnostics.callback.flags import DiagnosticsFlags
+    from lightning_diagnostics.callback.suite import Diagnostics
     from lightning_diagnostics.diagnostics.activations.callback import ActivationMonitor
     from lightning_diagnostics.diagnostics.graph_leak.callback import GraphLeakDetector
     from lightning_diagnostics.findings import Finding, Severity
@@ -17,12 +21,23 @@ __version__ = "0.1.0"
 
 _REGISTRY = {
     "ActivationMonitor": "lightning_diagnostics.diagnostics.activations.callback",
+    "Diagnostics": "lightning_diagnostics.callback.suite",
+    "DiagnosticsCLI": "lightning_diagnostics.callback.command_line",
+    "DiagnosticsFlags": "lightning_diagnostics.callback.flags",
     "Finding": "lightning_diagnostics.findings",
     "GraphLeakDetector": "lightning_diagnostics.diagnostics.graph_leak.callback",
     "Severity": "lightning_diagnostics.findings",
 }
 
-__all__ = ["ActivationMonitor", "Finding", "GraphLeakDetector", "Severity"]
+__all__ = [
+    "ActivationMonitor",
+    "Diagnostics",
+    "DiagnosticsCLI",
+    "DiagnosticsFlags",
+    "Finding",
+    "GraphLeakDetector",
+    "Severity",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -32,7 +47,8 @@ def __getattr__(name: str) -> Any:
             f"module {__name__!r} has no attribute {name!r}; its public names are {', '.join(__all__)}"
         )
     value = getattr(import_module(_REGISTRY[name]), name)
-    globals()[name] = value
+    if namespaces := sys.modules.get("lightning_diagnostics.callback.namespaces"):
+        namespaces.adopt()  # a package may have come since; so that it is asked each time, the name is not kept
     return value
 
 

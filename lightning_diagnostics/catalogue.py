@@ -5,6 +5,9 @@ from importlib import import_module
 from lightning_diagnostics import _REGISTRY  # pyright: ignore[reportPrivateUsage]  # this file is its reader
 from lightning_diagnostics.findings import Rule
 
+PRESETS = ("light", "standard", "thorough")
+"""How much the suite looks at: less often and at fewer layers, the defaults, or more often and at more."""
+
 _ROOMS = "lightning_diagnostics.diagnostics."
 
 
@@ -17,10 +20,19 @@ def callbacks() -> dict[str, type]:
     }
 
 
+def names() -> dict[str, str]:
+    """The public names of the registered callbacks by the folder in ``diagnostics`` (imports neither)."""
+    found = {
+        module.removeprefix(_ROOMS).split(".")[0]: name
+        for name, module in _REGISTRY.items()
+        if module.startswith(_ROOMS)
+    }
+    return dict(sorted(found.items()))
+
+
 def rooms() -> list[str]:
     """The names of the folders in ``diagnostics`` that have a registered callback, e.g. ``["graph_leak"]``."""
-    modules = (module for module in _REGISTRY.values() if module.startswith(_ROOMS))
-    return sorted({module.removeprefix(_ROOMS).split(".")[0] for module in modules})
+    return list(names())
 
 
 def rules() -> list[Rule]:

@@ -1,5 +1,45 @@
 """Checks of arguments, with errors that quote the value and say what is allowed."""
 
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from lightning_diagnostics.callback import terminal
+
+logger = logging.getLogger("lightning_diagnostics")
+
+_PARSERS = ("jsonargparse",)
+_SAID = "_lightning_diagnostics_said"  # on an error that has been put into the log
+
+
+def on_the_command_line() -> bool:
+    """Whether an object is being made by a parser of command lines, Lightning's CLI for one."""
+    frame = sys._getframe()
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] in _PARSERS:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def explained(init: Callable[..., None]) -> Callable[..., None]:
+    """An ``__init__`` whose error is also a line of the log where a parser would hide it amid its own guesses."""
+
+    @functools.wraps(init)
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            init(self, *args, **kwargs)
+        except (OSError, TypeError, ValueError) as fault:
+            if on_the_command_line() and not getattr(fault, _SAID, False):
+                setattr(fault, _SAID, True)
+                terminal.set_up()
+                logger.error("%s: %s", type(self).__name__, fault)
+            raise
+
+    return call
+
 
 def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Check that an argument is one of the words allowed.

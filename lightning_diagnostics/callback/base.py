@@ -6,18 +6,19 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from lightning_diagnostics import tensorboard
 from lightning_diagnostics.callback import trainer as insides
-from lightning_diagnostics.callback.arguments import one_of
+from lightning_diagnostics.callback.arguments import explained, one_of
+from lightning_diagnostics.callback.namespaces import Callback, LightningModule, Trainer, adopt
 from lightning_diagnostics.callback.run import Run
 from lightning_diagnostics.findings import (
     Diagnosis,
     Finding,
     FindingError,
     Rule,
+    Selection,
     Severity,
     TooEarly,
     override_limits,
@@ -28,6 +29,19 @@ logger = logging.getLogger("lightning_diagnostics")
 OnFinding = Literal["report", "stop", "raise"]
 At = Literal["warning", "error"]
 Result = TypeVar("Result")
+
+
+def check_common(on_finding: object, at: object, strict: object) -> None:
+    """Check the arguments that every diagnostic has.
+
+    Raises:
+        ValueError: if a word is not known.
+        TypeError: if ``strict`` is neither True nor False.
+    """
+    one_of("on_finding", on_finding, get_args(OnFinding))
+    one_of("at", at, get_args(At))
+    if not isinstance(strict, bool):
+        raise TypeError(f"strict={strict!r}: allowed are True and False")
 
 
 class DiagnosticCallback(Callback):
@@ -52,11 +66,9 @@ class DiagnosticCallback(Callback):
     rules: ClassVar[tuple[Rule, ...]]
     blind_rule: ClassVar[Rule]
     default_limits: ClassVar[Any]
+    presets: ClassVar[Mapping[str, Mapping[str, Any] | None]] = {}
+    """What the suite's presets set other than the defaults, by preset; None leaves the diagnostic out."""
     state_outlives_run: ClassVar[bool] = False  # whether `room_state` is still right after `detach`
-
-    # Lightning gives every callback the module's bound ``log`` and ``log_dict`` and never takes them back. We draw by
-    # `draw`, and do not take them: through them a callback would keep the module alive, and copies would carry it.
-    log = log_dict = property(fset=lambda self, value: None)
 
     def __init__(
         self,
@@ -67,16 +79,15 @@ class DiagnosticCallback(Callback):
         strict: bool = False,
     ) -> None:
         # Validate the arguments.
-        one_of("on_finding", on_finding, get_args(OnFinding))
-        one_of("at", at, get_args(At))
-        if not isinstance(strict, bool):
-            raise TypeError(f"strict={strict!r}: allowed are True and False")
+        check_common(on_finding, at, strict)
+        adopt()
 
         # Set up a callback that belongs to no run yet.
         self.on_finding = on_finding
         self.at = at
         self.strict = strict
-        self._limits = override_limits(self.default_limits, limits)
+        self._limits = override_limits(self.default_limits, limits, rules=self.rules)
+        self._selection = Selection()
         self._run: Run | None = None
         self._joined = False
         self._off = False
@@ -87,6 +98,8 @@ class DiagnosticCallback(Callback):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = explained(cls.__init__)
         for name, hook in list(vars(cls).items()):
             if name.startswith("on_") and hasattr(Callback, name):
                 setattr(cls, name, _guarded(hook))
@@ -127,6 +140,22 @@ class DiagnosticCallback(Callback):
     def load_room_state(self, state: Mapping[str, Any]) -> None:
         """Take up what `room_state` wrote."""
 
+    # What the suite uses.
+
+    def restrict(self, selection: Selection) -> None:
+        """Ask only the rules, and make only the findings, that are wanted."""
+        self._selection = selection
+
+    def tell(self, *, enabled_by: str, settings: Mapping[str, Any]) -> None:
+        """Pass on to the run which way the suite was switched on, and with what."""
+        if self._run is not None:
+            self._always(self._run.tell, enabled_by, settings)
+
+    @property
+    def table(self) -> list[Finding] | None:
+        """All findings of the run, those of other diagnostics too; None if there was no run."""
+        return None if self._run is None else self._run.journal.findings
+
     # What a room uses.
 
     @property
@@ -138,18 +167,25 @@ class DiagnosticCallback(Callback):
         return [finding for finding in self._run.journal.findings if finding.code in own]
 
     def judge(self, trainer: Trainer, rule: Rule, measured: object, *, step: int) -> Finding | TooEarly | None:
-        """Put a measurement before a rule, enter what it says, and act on it; a preview is not asked."""
-        if rule.preview:
+        """Put a measurement before a rule, enter what it says, and act on it; None if it is healthy or not asked for.
+
+        A preview is asked only if it was selected.
+        """
+        if not self._selection.asks(rule):
             return None
         verdict = rule.check(measured, self._limits)
         if not isinstance(verdict, Diagnosis):
             return verdict
+        if not self._selection.wants(rule, verdict.where, verdict.severity):
+            return None
         return self._enter(trainer, rule, verdict, step=step)
 
-    def note_blind(self, trainer: Trainer, message: str, remedy: str, *, since: int | None = None) -> Finding:
-        """Say, as a note, what cannot be seen here (from step ``since`` on, or from now)."""
+    def note_blind(self, trainer: Trainer, message: str, remedy: str, *, since: int | None = None) -> Finding | None:
+        """Say, as a note, what cannot be seen here (from step ``since`` on, or from now); None if it is ignored."""
         step = insides.log_step(trainer)
         verdict = Diagnosis(Severity.INFO, None, step if since is None else since, message, remedy)
+        if not self._selection.wants(self.blind_rule, None, Severity.INFO, always=True):
+            return None
         return self._enter(trainer, self.blind_rule, verdict, step=step)
 
     def still(self, finding: Finding, *, step: int) -> None:
@@ -190,7 +226,7 @@ class DiagnosticCallback(Callback):
         self._safely(self.attach, trainer, pl_module)
         if self._run is not None:
             text = self._safely(self.watching, trainer, pl_module) or f"{type(self).__name__}: switched off"
-            self._always(self._run.announce, text, insides.log_step(trainer))
+            self._always(self._run.announce, self.state_key, text, insides.log_step(trainer))
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -238,7 +274,8 @@ class DiagnosticCallback(Callback):
 
     def _load(self, state: Mapping[str, Any]) -> None:
         if self._run is not None:
-            self._run.carry([Finding.from_dict(plain) for plain in state["findings"]])
+            carried = [Finding.from_dict(plain) for plain in state["findings"]]
+            self._run.carry([finding for finding in carried if self._keeps(finding)])
         self._room_at_end = None
         if state["room"]:  # of a diagnostic that was switched off it is empty
             self.load_room_state(state["room"])
@@ -256,6 +293,16 @@ class DiagnosticCallback(Callback):
             self._always(self._run.leave, self.state_key, step, undecided, ending)
 
     # Findings.
+
+    def _keeps(self, finding: Finding) -> bool:
+        """Whether a finding of a checkpoint is wanted still."""
+        blind = finding.code == self.blind_rule.code
+        rule = next((rule for rule in (*self.rules, self.blind_rule) if rule.code == finding.code), None)
+        if rule is None:  # of a version that had more rules
+            return True
+        if not (blind or self._selection.asks(rule)):
+            return False
+        return self._selection.wants(rule, finding.where, finding.severity, always=blind)
 
     def _enter(self, trainer: Trainer, rule: Rule, diagnosis: Diagnosis, *, step: int) -> Finding:
         assert self._run is not None

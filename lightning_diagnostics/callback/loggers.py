@@ -35,6 +35,8 @@ def draw(logger: Any, values: Mapping[str, float | Histogram], *, step: int) -> 
     if tensorboard.write_values(plain_writer(logger), values, step=step):
         return
     experiment = getattr(logger, "experiment", None)
+    if _is_ended(experiment):
+        return
     if _is_made_by("wandb", experiment):
         _draw_in_wandb(experiment, _prefixed(logger, values), step)
         return
@@ -45,6 +47,8 @@ def draw(logger: Any, values: Mapping[str, float | Histogram], *, step: int) -> 
 def write_findings(logger: Any, findings: Sequence[Finding], *, step: int) -> None:
     """Show all findings as they are now: a text in TensorBoard, a table in W&B, two artifacts in MLflow."""
     experiment: Any = getattr(logger, "experiment", None)
+    if _is_ended(experiment):
+        return
     if _is_made_by("wandb", experiment):
         _ride_along(experiment, {FINDINGS_TAG: _table(findings)})
     elif _is_made_by("mlflow", experiment) and isinstance(getattr(logger, "run_id", None), str):
@@ -69,6 +73,11 @@ def bounded(histogram: Histogram) -> tuple[list[float], list[float]]:
 
 def _is_made_by(package: str, thing: object) -> bool:
     return any(kind.__module__.partition(".")[0] == package for kind in type(thing).__mro__)
+
+
+def _is_ended(experiment: object) -> bool:
+    """Whether it is a run of W&B that the user has finished, which is no fault; what comes later would be one."""
+    return _is_made_by("wandb", experiment) and getattr(experiment, "_is_finished", False) is True
 
 
 def _prefixed(logger: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -99,8 +108,7 @@ def _ride_along(experiment: Any, values: Mapping[str, Any]) -> None:
     A row of ours would move the counter of rows on, and W&B drops what is logged to a row that has been passed:
     every value of a program that logs with ``step=self.global_step`` would be lost.
     """
-    if getattr(experiment, "_is_finished", False) is not True:  # ended by the user, which is no fault
-        experiment.log(dict(values), commit=False)
+    experiment.log(dict(values), commit=False)
 
 
 def _finite(*edges: float) -> float:

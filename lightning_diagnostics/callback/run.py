@@ -9,17 +9,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lightning.pytorch import Trainer
-
 from lightning_diagnostics import tensorboard
-from lightning_diagnostics.callback import terminal
-from lightning_diagnostics.callback.trainer import epoch_end_step, experiments, plain_writer, run_folder
+from lightning_diagnostics.callback import loggers, terminal
+from lightning_diagnostics.callback.namespaces import Trainer
+from lightning_diagnostics.callback.record import Record
+from lightning_diagnostics.callback.trainer import epoch_end_step, experiments, run_folder
 from lightning_diagnostics.findings import Change, Finding, Journal, Severity
+from lightning_diagnostics.findings.records import FINDINGS_FILE, RECORD_FILE
 
 logger = logging.getLogger("lightning_diagnostics")
-
-FINDINGS_FILE = "findings.jsonl"
-"""The file in the run's folder; one event a line, of which the last one per code and place wins."""
 
 LAYOUT_RUN = "diagnostics"
 """The run beside the user's that holds the layout of the custom-scalars page, and nothing else."""
@@ -46,6 +44,7 @@ class Run:
         self._drawn_at: dict[str, int] = {}
         self._laid_out: dict[str, dict[str, list[str]]] = {}  # by category: patterns of tags by title
         self._carried = False
+        self._record = Record()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_trainer": None}  # a weak reference cannot be pickled
@@ -70,13 +69,20 @@ class Run:
         self.journal.adopt(findings)
         self._carried = self._carried or bool(findings)
 
-    def announce(self, text: str, step: int) -> None:
+    def tell(self, enabled_by: str, settings: Mapping[str, Any]) -> None:
+        """A suite says which way it was switched on, before its diagnostics announce themselves."""
+        self._record = Record(enabled_by=enabled_by, settings=settings)
+
+    def announce(self, name: str, text: str, step: int) -> None:
         """A diagnostic says what it watches and what it cannot see."""
         self._announced.append(text)
+        self._record.diagnostics[name] = text
         if len(self._announced) < len(self._members):
             return
         terminal.set_up()
         self._outlet("the log", lambda _: logger.info("watching %s", "; ".join(self._announced)))
+        self._record.start(step)
+        self._outlet(RECORD_FILE, lambda trainer: self._record.write(run_folder(trainer)))
         if self._carried:
             self._carried = False
             for finding in self.journal.findings:
@@ -84,7 +90,7 @@ class Run:
             self._draw(step)
 
     def show(self, finding: Finding, change: Change, *, step: int) -> None:
-        """Bring a change of the journal to the terminal, the findings file and TensorBoard."""
+        """Bring a change of the journal to the terminal, the findings file and the loggers."""
         if change is Change.UPDATED:
             return
         if self._shows() and change in (Change.OPENED, Change.WORSENED) and finding.severity > Severity.INFO:
@@ -120,7 +126,7 @@ class Run:
             return
         self._drawn_at.update(dict.fromkeys(values, step))
         for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
-            self._outlet(f"logger {index}", lambda _, one=one: _draw_to(one, values, step))
+            self._outlet(f"logger {index}", lambda _, one=one: loggers.draw(one, values, step=step))
 
     def lay_out(self, category: str, charts: Mapping[str, list[str]], *, filled: Collection[str]) -> None:
         """Arrange curves on TensorBoard's custom-scalars page; again only if a chart has been filled that was not.
@@ -144,6 +150,8 @@ class Run:
         self._undecided += undecided
         if self._members or not self._announced or not self._shows():
             return
+        self._record.end(ending, step)
+        self._outlet(RECORD_FILE, lambda trainer: self._record.write(run_folder(trainer)))
         findings = self.journal.findings
         text = terminal.summary(findings, steps=step, undecided=self._undecided, ending=ending)
         self._outlet("the log", lambda _: logger.info("%s", text))
@@ -158,11 +166,11 @@ class Run:
         return trainer is not None and trainer.is_global_zero
 
     def _draw(self, step: int) -> None:
-        self._outlet("the findings table in TensorBoard", lambda trainer: self._draw_table(trainer, step))
-
-    def _draw_table(self, trainer: Trainer, step: int) -> None:
-        writers = tensorboard.text_writers(experiments(trainer))
-        tensorboard.write_findings(writers, self.journal.findings, step=step)
+        """Show the findings in every logger that has a place for them."""
+        findings = self.journal.findings
+        for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
+            name = f"the findings in logger {index}"
+            self._outlet(name, lambda _, one=one: loggers.write_findings(one, findings, step=step))
 
     def _write(self, finding: Finding, event: str) -> None:
         def append(trainer: Trainer) -> None:
@@ -182,16 +190,6 @@ class Run:
             self._broken.add(name)
             with contextlib.suppress(Exception):  # the log may be what is broken
                 logger.exception("%s cannot be written and is switched off; training goes on", name)
-
-
-def _draw_to(logger: Any, values: Mapping[str, float | tensorboard.Histogram], step: int) -> None:
-    """Draw to one logger: to TensorBoard's in one record, to others number by number."""
-    if tensorboard.write_values(plain_writer(logger), values, step=step):
-        return
-    logger.log_metrics(tensorboard.scalars(values), step=step)
-    prefix = getattr(logger, "_prefix", "")
-    prefixed = {f"{prefix}{logger.LOGGER_JOIN_CHAR}{tag}": value for tag, value in values.items()} if prefix else values
-    tensorboard.write_histograms(getattr(logger, "experiment", None), prefixed, step=step)
 
 
 def _write_layout(trainer: Trainer, categories: Mapping[str, Mapping[str, list[str]]]) -> None:

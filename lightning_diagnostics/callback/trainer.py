@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 import torch.distributed
-from lightning.pytorch import LightningModule, Trainer
 from torch import nn
+
+from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
 
 
 def log_step(trainer: Trainer) -> int:

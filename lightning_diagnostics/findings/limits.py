@@ -1,9 +1,11 @@
 """Limits: every number that a rule compares with, its meaning, and where it comes from."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, TypeVar, cast
+
+from lightning_diagnostics.findings.rule import Rule
 
 LimitsT = TypeVar("LimitsT")
 
@@ -44,12 +46,14 @@ def limit_table(limits: Any) -> dict[str, tuple[Field[Any], Limit]]:
     return table
 
 
-def override_limits(limits: LimitsT, overrides: Mapping[str, float] | None) -> LimitsT:
+def override_limits(limits: LimitsT, overrides: Mapping[str, float] | None, *, rules: Sequence[Rule] = ()) -> LimitsT:
     """Limits with some of them replaced.
 
     Args:
         limits: An instance of a frozen dataclass whose fields are made by `limit`.
-        overrides: New values by key, e.g. ``{"retained-graph.steps": 8}``.
+        overrides: New values by key, e.g. ``{"retained-graph.steps": 8}``; the code of the rule or a former name may
+            stand for its name (``"MEM101.steps"``).
+        rules: The rules that the limits are of.
 
     Raises:
         TypeError: if ``overrides`` is no mapping, or a value is no number.
@@ -62,14 +66,22 @@ def override_limits(limits: LimitsT, overrides: Mapping[str, float] | None) -> L
         raise TypeError(f"limits={overrides!r}: expected a mapping from the name of a limit to its value")
     table = limit_table(limits)
     changes: dict[str, float] = {}
-    for key, value in overrides.items():
+    for word, value in overrides.items():
+        key = limit_key(word, rules)
         if key not in table:
-            raise ValueError(f"unknown limit {key!r}: allowed are {', '.join(repr(known) for known in table)}")
+            raise ValueError(f"unknown limit {word!r}: allowed are {', '.join(repr(known) for known in table)}")
         item, described = table[key]
         changes[item.name] = _checked(described, value)
 
     # Compute the new limits.
     return replace(cast(Any, limits), **changes)
+
+
+def limit_key(word: str, rules: Sequence[Rule]) -> str:
+    """The key of a limit by the name of its rule, also where a code or a former name stands in ``word``."""
+    head, dot, quantity = str(word).partition(".")
+    named = (rule.name for rule in rules if head.lower() in {each.lower() for each in (rule.code, *rule.aliases)})
+    return f"{next(named, head)}{dot}{quantity}"
 
 
 def _checked(described: Limit, value: object) -> float:

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from typing_extensions import override
 
 from lightning_diagnostics import Finding, Severity
+from lightning_diagnostics.findings.records import RECORD_FILE
 from tests.callback.scripted import Other, Reader, Scripted, blind, close, diagnose, still
 from tests.helpers import fit, heard, trainer
 from tests.patients import BATCHES, Student
@@ -112,9 +113,9 @@ def test_diagnostics_of_one_run_write_into_one_file_and_show_their_own_findings(
     assert _events(_read(tmp_path)) == [("opened", "model.a"), ("opened", "model.b"), *ended]
 
 
-def test_a_healthy_run_leaves_no_file(tmp_path: Path) -> None:
+def test_a_healthy_run_leaves_its_record_and_no_findings(tmp_path: Path) -> None:
     fit(trainer(Scripted({}), logger=Elsewhere(tmp_path)), Student())
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD_FILE]
 
 
 @pytest.mark.parametrize("kind", [TensorBoardLogger, CSVLogger])

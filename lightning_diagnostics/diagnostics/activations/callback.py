@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isnan
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, is_look, one_of, whole_number
 from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
 from lightning_diagnostics.diagnostics.activations import rules as room
 from lightning_diagnostics.diagnostics.activations.budget import Budget, Pace
 from lightning_diagnostics.diagnostics.activations.looking import Looking
@@ -94,6 +94,10 @@ class ActivationMonitor(DiagnosticCallback):
     blind_rule = room.unwatched_activations
     default_limits = room.Limits()
     state_outlives_run = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any] | None]] = {
+        "light": {"every_n_train_steps": 500, "max_layers": 10, "histograms": False},
+        "thorough": {"every_n_train_steps": 10, "max_layers": 100},
+    }
 
     def __init__(
         self,

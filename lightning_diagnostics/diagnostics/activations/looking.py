@@ -10,10 +10,10 @@ from math import isfinite, isnan
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
 from lightning_diagnostics.diagnostics.activations.measure import Layer, LayerReading, Look, layer_reading
 from lightning_diagnostics.diagnostics.activations.nonfinite import Origin, find_origin
 from lightning_diagnostics.probes import Blind, CallWatch, Readings, Site, activation_modules, blind_parts, grad_fn

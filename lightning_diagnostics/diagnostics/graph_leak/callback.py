@@ -3,15 +3,15 @@
 import dataclasses
 import gc
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, is_look, whole_number
 from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
 from lightning_diagnostics.diagnostics.graph_leak import holders, measure
 from lightning_diagnostics.diagnostics.graph_leak.growth import Ahead, Growth
 from lightning_diagnostics.diagnostics.graph_leak.outputs import OutputWatch
@@ -77,6 +77,10 @@ class GraphLeakDetector(DiagnosticCallback):
     rules = (retained_graph, retained_activations)
     blind_rule = unwatched_graphs
     default_limits = Limits()
+    presets: ClassVar[Mapping[str, Mapping[str, Any] | None]] = {
+        "light": {"every_n_train_steps": 500},
+        "thorough": {"every_n_train_steps": 10},
+    }
 
     def __init__(
         self,

@@ -4,10 +4,10 @@ import weakref
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from lightning_diagnostics.callback.namespaces import Trainer
 from lightning_diagnostics.probes import GraphMarks, grad_fn
 
 _NODES = 2  # of each output; the rest hangs on them
