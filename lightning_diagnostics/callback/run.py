@@ -15,12 +15,15 @@ from lightning_diagnostics.callback.namespaces import Trainer
 from lightning_diagnostics.callback.record import Record
 from lightning_diagnostics.callback.trainer import epoch_end_step, experiments, run_folder
 from lightning_diagnostics.findings import Change, Finding, Journal, Severity
-from lightning_diagnostics.findings.records import FINDINGS_FILE, RECORD_FILE
+from lightning_diagnostics.findings.records import FINDINGS_FILE
 
 logger = logging.getLogger("lightning_diagnostics")
 
 LAYOUT_RUN = "diagnostics"
 """The run beside the user's that holds the layout of the custom-scalars page, and nothing else."""
+
+FOLDER = "the run's folder"
+"""What is said to be broken where neither the record nor the findings file can be written."""
 
 RANK = "global_rank"
 """The evidence that names the rank which alone has seen a finding."""
@@ -82,7 +85,7 @@ class Run:
         terminal.set_up()
         self._outlet("the log", lambda _: logger.info("watching %s", "; ".join(self._announced)))
         self._record.start(step)
-        self._outlet(RECORD_FILE, lambda trainer: self._record.write(run_folder(trainer)))
+        self._outlet(FOLDER, lambda trainer: self._record.write(run_folder(trainer)))
         if self._carried:
             self._carried = False
             for finding in self.journal.findings:
@@ -151,7 +154,7 @@ class Run:
         if self._members or not self._announced or not self._shows():
             return
         self._record.end(ending, step)
-        self._outlet(RECORD_FILE, lambda trainer: self._record.write(run_folder(trainer)))
+        self._outlet(FOLDER, lambda trainer: self._record.write(run_folder(trainer)))
         findings = self.journal.findings
         text = terminal.summary(findings, steps=step, undecided=self._undecided, ending=ending)
         self._outlet("the log", lambda _: logger.info("%s", text))
@@ -177,7 +180,7 @@ class Run:
             line = json.dumps({"event": event, **finding.to_dict()}, allow_nan=False, default=str)
             _append(run_folder(trainer), line + "\n")
 
-        self._outlet(FINDINGS_FILE, append)
+        self._outlet(FOLDER, append)
 
     def _outlet(self, name: str, act: Callable[[Trainer], None]) -> None:
         """Act on rank zero; an outlet that fails (disk full, logger closed) is reported once and not tried again."""

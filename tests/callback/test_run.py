@@ -188,6 +188,6 @@ def test_a_folder_that_cannot_be_written_is_told_of_once_and_the_rest_goes_on(tm
         run = fit(trainer(scripted, logger=Elsewhere(tmp_path / "file" / "run")), Student())
     faults = [record for record in records if record.exc_info]
     assert [record.levelno for record in faults] == [logging.ERROR]
-    assert faults[0].getMessage() == f"{FILE} cannot be written and is switched off; training goes on"
+    assert faults[0].getMessage() == "the run's folder cannot be written and is switched off; training goes on"
     assert run.global_step == 2 * BATCHES
     assert len(scripted.findings) == 3
