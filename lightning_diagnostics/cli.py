@@ -1,0 +1,289 @@
+"""The command ``lightning-diagnostics``: the rules and their pages, the report of a run, and runs under diagnostics.
+
+Whatever is heavy is imported by the command that needs it, so that a page is there at once.
+"""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NoReturn
+
+import click
+
+from lightning_diagnostics import __version__, catalogue
+from lightning_diagnostics.findings import Limit, Rule, Severity, limit_table
+
+_PIPED = 80  # columns where there is no terminal to ask
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # exit statuses of shells
+_GATE = {"error": Severity.ERROR, "warning": Severity.WARNING, "note": Severity.INFO, "never": None}
+_LIGHT = {"preset", "select", "ignore", "baseline"}  # arguments of the suite that are checked without torch
+_NO_TERMINATION = ("SIGPIPE", "SIGXFSZ")  # what Python ignores and other programs do not
+
+
+class Misuse(click.ClickException):
+    """An error of the user's: its message comes first, and the exit status is 2."""
+
+    exit_code = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lightning-diagnostics", message="%(prog)s %(version)s")
+def commands() -> None:
+    """Diagnose PyTorch Lightning training runs: what is wrong, where, since when, and what to do."""
+
+
+@commands.command()
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def rules(form: str) -> None:
+    """List what can be found: code, name, severities and summary of every rule."""
+    from lightning_diagnostics.findings import pages
+
+    every = catalogue.rules()
+    click.echo(pages.as_json(every) if form == "json" else pages.listing(every, width=_columns()))
+
+
+@commands.command()
+@click.argument("rule", metavar="CODE-or-NAME")
+def explain(rule: str) -> None:
+    """Show the page of a rule: what it means, why it matters, what to do, when it is wrong, and its limits."""
+    from lightning_diagnostics.findings import pages
+
+    try:
+        found = pages.find(rule, catalogue.rules())
+    except ValueError as error:
+        raise Misuse(str(error)) from None
+    page = pages.page(found, _limits(found))
+    if not sys.stdout.isatty() or find_spec("rich") is None:
+        click.echo(page)
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(page))
+
+
+@commands.command()
+@click.argument("run_folder", type=click.Path())
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "markdown", "sarif"]), default="text", show_default=True
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice(list(_GATE)),
+    default="warning",
+    show_default=True,
+    help="The mildest open finding that makes the exit status 1.",
+)
+@click.option("--baseline", type=click.Path(), metavar="FILE", help="Findings that are known, and do not fail.")
+@click.option("--write-baseline", type=click.Path(), metavar="FILE", help="Write the open findings as known; exit 0.")
+@click.option("--output", type=click.Path(), metavar="FILE", help="Write the report there.")
+def report(
+    run_folder: str, form: str, fail_on: str, baseline: str | None, write_baseline: str | None, output: str | None
+) -> None:
+    """Report what was found in a run, from its folder; the run may go on meanwhile.
+
+    The exit status is 1 if a finding at --fail-on or worse is open and not known to the baseline, 2 if something is
+    wrong with the command, and 0 otherwise. What was decided is said on the standard error.
+    """
+    from lightning_diagnostics.findings import baseline as baselines
+    from lightning_diagnostics.findings.gate import gate
+    from lightning_diagnostics.findings.records import read_run
+
+    if baseline and write_baseline:
+        raise Misuse("--baseline and --write-baseline exclude each other: what is written is every open finding")
+    try:
+        record = read_run(run_folder)
+        known = baselines.read_baseline(baseline) if baseline else None
+        _put(_report(record, form, known), output)
+        if write_baseline:
+            mildest = min(Severity.WARNING, _GATE[fail_on] or Severity.WARNING)
+            number = baselines.write_baseline(write_baseline, record.findings, at=mildest)
+            click.echo(f"Wrote {number} open finding{'s' * (number != 1)} to {write_baseline}.", err=True)
+            return
+    except (OSError, ValueError) as error:
+        raise Misuse(str(error)) from None
+    decision = gate(record, at=_GATE[fail_on], baseline=known)
+    click.echo(decision.words(), err=True)
+    sys.exit(0 if decision.passed else 1)
+
+
+@commands.command(context_settings={"allow_interspersed_args": False})
+@click.option("--preset", type=click.Choice(catalogue.PRESETS), help="How much is looked at.  [default: standard]")
+@click.option("--select", multiple=True, metavar="WORD", help="Ask this rule only (code, name, or name:place-pattern).")
+@click.option("--ignore", multiple=True, metavar="WORD", help="Leave this rule out.")
+@click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE", help="E.g. activations.every_n_train_steps=10."
+)
+@click.option("--config", type=click.Path(), metavar="FILE.yaml", help="The arguments of Diagnostics; options win.")
+@click.option("--baseline", type=click.Path(), metavar="FILE", help="Findings that are known, and not reported.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
+def run(
+    preset: str | None,
+    select: Sequence[str],
+    ignore: Sequence[str],
+    options: Sequence[str],
+    config: str | None,
+    baseline: str | None,
+    command: Sequence[str],
+) -> None:
+    r"""Run a training command under diagnostics, without a change of its code.
+
+    The environment variable LIGHTNING_DIAGNOSTICS is set for COMMAND, which then takes the place of this process: its
+    signals and its exit status are its own.
+
+    \b
+    Example: lightning-diagnostics run --preset light -- torchrun --nproc-per-node 2 train.py
+    """
+    from lightning_diagnostics.autoload import VARIABLE
+
+    given = {"preset": preset, "select": _words(select), "ignore": _words(ignore), "baseline": baseline}
+    try:
+        arguments = {"preset": "standard", **(_config(config) if config else {})}
+        arguments |= {name: value for name, value in given.items() if value}
+        for option in options:
+            _set(arguments, option)
+        value = _checked(arguments)
+    except (OSError, TypeError, ValueError) as error:
+        raise Misuse(str(error)) from None
+    _become(command, {**os.environ, VARIABLE: value})
+
+
+def main() -> None:
+    """Run the command."""
+    for name in _NO_TERMINATION:  # so that `| head` ends us quietly, and a command that we become is as without us
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # the lines of a table are not in every encoding
+    commands(prog_name="lightning-diagnostics")
+
+
+def _columns() -> int:
+    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else _PIPED
+
+
+def _limits(rule: Rule) -> list[Limit]:
+    """The limits of the room that a rule stands in."""
+    limits = getattr(import_module(rule.check.__module__), "Limits", None)
+    return [] if limits is None else [described for _, described in limit_table(limits).values()]
+
+
+def _report(record: Any, form: str, known: Any) -> str:
+    """A run in one of the formats."""
+    from lightning_diagnostics.findings import report
+    from lightning_diagnostics.findings.sarif import sarif
+
+    if form == "sarif":
+        return sarif(record, catalogue.rules(), version=__version__, baseline=known)
+    make = {"text": report.text, "json": report.as_json, "markdown": report.markdown}[form]
+    return make(record, baseline=known)
+
+
+def _put(text: str, path: str | None) -> None:
+    """Write a report to a file, or to the standard output."""
+    if path is None:
+        click.echo(text)
+        return
+    try:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise type(error)(f"--output {path!r} cannot be written ({error.strerror})") from None
+
+
+def _words(options: Sequence[str]) -> list[str]:
+    """The words of an option that may be repeated; commas separate them too."""
+    return [word.strip() for option in options for word in option.split(",") if word.strip()]
+
+
+def _config(path: str) -> dict[str, Any]:
+    """The arguments that a file of YAML (or JSON) holds."""
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except OSError as error:
+        raise type(error)(f"--config {path!r} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path!r} is not YAML: {' '.join(str(error).split())}") from None
+    if isinstance(content, dict) and content.keys() == {"diagnostics"}:
+        content = content["diagnostics"]  # as it stands in a file of Lightning's CLI
+    if content is not None and not (isinstance(content, dict) and all(isinstance(key, str) for key in content)):
+        raise ValueError(f"--config {path!r} holds {content!r}: expected arguments of Diagnostics by name")
+    try:
+        json.dumps(content)
+    except TypeError as error:  # a date, say
+        raise ValueError(f"--config {path!r} holds what JSON cannot: {error}") from None
+    return content or {}
+
+
+def _set(arguments: dict[str, Any], option: str) -> None:
+    """Put one ``KEY=VALUE`` into the arguments; dots lead into those of a diagnostic."""
+    key, equals, word = option.partition("=")
+    head, dot, limit = key.partition("limits.")  # the name of a limit has dots of its own
+    *parts, last = [*head.split(".")[:-1], "limits", limit] if dot else key.split(".")
+    if not equals or not all((*parts, last)):
+        raise ValueError(f"--option {option!r}: expected KEY=VALUE, e.g. activations.every_n_train_steps=10")
+    for part in parts:
+        if not isinstance(arguments.get(part), dict):
+            arguments[part] = {}
+        arguments = arguments[part]
+    arguments[last] = _value(word)
+
+
+def _value(word: str) -> Any:
+    """What a word of the command line stands for: a value of JSON (1e-5 is no number in YAML) or YAML, or itself."""
+    with contextlib.suppress(ValueError):
+        return json.loads(word)
+    import yaml
+
+    try:
+        return yaml.safe_load(word)
+    except yaml.YAMLError:
+        return word
+
+
+def _checked(arguments: dict[str, Any]) -> str:
+    """The arguments of the suite as the environment variable holds them, if the suite takes them."""
+    from lightning_diagnostics.autoload import settings
+    from lightning_diagnostics.findings import read_baseline
+
+    if isinstance(arguments.get("baseline"), str):
+        arguments["baseline"] = os.path.abspath(arguments["baseline"])  # the command may change its folder
+        read_baseline(arguments["baseline"])
+    value = json.dumps(arguments)
+    found = settings(value)
+    if found and found.keys() - _LIGHT:
+        from lightning_diagnostics.callback.suite import Diagnostics  # knows the options of each diagnostic
+
+        Diagnostics(**found)
+    return value
+
+
+def _become(command: Sequence[str], environment: dict[str, str]) -> NoReturn:
+    """Let a command take the place of this process; where that cannot be, wait for it."""
+    try:
+        if os.name == "posix":
+            os.execvpe(command[0], list(command), environment)
+        import subprocess
+
+        sys.exit(subprocess.run(list(command), env=environment, check=False).returncode)
+    except FileNotFoundError:
+        hint = f" (a script of Python: python {command[0]})" if command[0].endswith(".py") else ""
+        click.echo(f"Error: command {command[0]!r} not found{hint}", err=True)
+        sys.exit(_NOT_FOUND)
+    except OSError as error:
+        click.echo(f"Error: command {command[0]!r} cannot be run ({error.strerror})", err=True)
+        sys.exit(_NOT_EXECUTABLE)
+
+
+if __name__ == "__main__":
+    main()
