@@ -37,13 +37,12 @@ class Diagnostics(Callback):
         preset: How much is looked at. ``"standard"`` is every diagnostic with its defaults; ``"light"`` looks less
             often and at fewer layers, ``"thorough"`` more often and at more; ``"off"`` does nothing.
         {diagnostics}
-        select: The only rules that are asked, by code (``"ACT101"``), name (``"dead-units"``), family (``"ACT"``) or
-            ``"all"``, with a pattern of places if wanted (``"dead-units:encoder*"``). Rules that are in preview are
-            asked only if they are named here. A diagnostic without a rule that is asked is left out, unless its
-            keyword asks for it; that something could not be seen is always said.
+        select: Ask these rules only: codes (``"ACT101"``), names (``"dead-units"``), families (``"ACT"``) or ``"all"``,
+            each with a pattern of places if wanted (``"dead-units:encoder*"``). A rule in preview is asked only if it
+            is named here. That something could not be seen is said all the same.
         ignore: Findings that are not made, in the same words.
-        baseline: A file of findings that are known, which ``lightning-diagnostics report FOLDER --write-baseline FILE``
-            writes. They are not made again unless they get worse.
+        baseline: A file of known findings, which are not made again unless they get worse. It is written by
+            ``lightning-diagnostics report FOLDER --write-baseline FILE``.
         limits: Limits to override, by name, e.g. ``{{"dead-units.share": 0.7}}``.
         on_finding: What to do about a finding: ``"report"`` it, ``"stop"`` training after the batch, or ``"raise"`` a
             ``FindingError``. With several processes the ranks agree on it at the end of the epoch or of a validation.
@@ -289,8 +288,8 @@ def _page(page: str) -> str:
     for room, kind in _kinds().items():
         options = ", ".join(f"``{name}``" for name in _parameters(kind))
         entries.append(
-            f"{room}: `{kind.__name__}`: False leaves it out, True has it in any preset, a mapping sets options of "
-            f"it: {options}."
+            f"{room}: False leaves `{kind.__name__}` out, True has it in whatever the preset and ``select`` say, and a "
+            f"mapping sets its options: {options}."
         )
     return inspect.cleandoc(page).format(diagnostics="\n    ".join(entries))
 
