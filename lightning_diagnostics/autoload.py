@@ -106,7 +106,7 @@ def _mapping(text: str, source: str) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(text)
+        found = _value(text)
     except yaml.YAMLError as fault:
         raise ValueError(f"{source} is not YAML ({' '.join(str(fault).split())})") from None
     if isinstance(found, dict) and found.keys() == {"diagnostics"} and isinstance(found["diagnostics"], dict):
@@ -114,6 +114,18 @@ def _mapping(text: str, source: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise ValueError(f"{source} holds {found!r}: expected a mapping of arguments, e.g. {{preset: thorough}}")
     return found
+
+
+def _value(text: str) -> Any:
+    """What a text stands for: in JSON first, for YAML as it is commonly read takes 1e-5 for a word."""
+    import json
+
+    import yaml
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
 
 
 def _words(value: str) -> dict[str, Any]:
@@ -157,7 +169,7 @@ def _set(found: dict[str, Any], key: str, text: str) -> None:
     import yaml
 
     try:
-        value = yaml.safe_load(text)
+        value = _value(text)
     except yaml.YAMLError:
         value = text
     name, dot, inner = key.partition(".")

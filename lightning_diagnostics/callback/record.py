@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from lightning_diagnostics import __version__
-from lightning_diagnostics.findings.records import RECORD_FILE, RUNNING
+from lightning_diagnostics.findings.records import FINDINGS_FILE, RECORD_FILE, RUNNING
 
 VERSION = 1
 """The version of the file's form."""
@@ -24,6 +24,7 @@ class Record:
         diagnostics: What each diagnostic watches, by its name.
         status: ``"running"``, ``"finished"`` or how else it ended.
         step: The last step that is known.
+        first_line: Of the findings file, of those that are of this run.
         started: When training started.
         ended: When it ended; None while it goes on.
         version: Of the file's form.
@@ -35,6 +36,7 @@ class Record:
     diagnostics: dict[str, str] = field(default_factory=dict[str, str])
     status: str = RUNNING
     step: int | None = None
+    first_line: int | None = None
     started: str = ""
     ended: str | None = None
     version: int = VERSION
@@ -48,15 +50,17 @@ class Record:
         """The run is over."""
         self.status, self.step, self.ended = ending, step, _now()
 
-    def write(self, folder: str | None) -> None:
-        """Write the file whole, beside the old one, and rename it; nothing where a run has no folder."""
-        if folder is None:
-            return
+    def begin(self, folder: str) -> None:
+        """Note, once, where the lines of this run begin: an earlier run may have written into the same folder."""
+        if self.first_line is None:
+            self.first_line = 1 + _read(folder).count(b"\n")
+
+    def write(self, folder: str) -> None:
+        """Write the file whole, beside the old one, and rename it."""
+        self.begin(folder)
         text = json.dumps(asdict(self), indent=2, default=_plain) + "\n"
         if "://" in folder:
-            import fsspec
-
-            files, path = fsspec.core.url_to_fs(f"{folder.rstrip('/')}/{RECORD_FILE}")
+            files, path = _remote(folder, RECORD_FILE)
             files.pipe_file(path, text.encode())
             return
         os.makedirs(folder, exist_ok=True)
@@ -64,6 +68,36 @@ class Record:
         with open(f"{target}.tmp", "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(f"{target}.tmp", target)
+
+
+def append(folder: str, text: str) -> None:
+    """Append to the findings file; object stores know no appending, so there the file is written anew."""
+    if "://" in folder:
+        files, path = _remote(folder, FINDINGS_FILE)
+        files.pipe_file(path, _read(folder) + text.encode())
+        return
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, FINDINGS_FILE), "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _read(folder: str) -> bytes:
+    """The findings file as it stands."""
+    if "://" in folder:
+        files, path = _remote(folder, FINDINGS_FILE)
+        return files.cat_file(path) if files.exists(path) else b""
+    try:
+        with open(os.path.join(folder, FINDINGS_FILE), "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def _remote(folder: str, name: str) -> tuple[Any, str]:
+    """The file system of a folder with an address, and the path of a file in it."""
+    import fsspec
+
+    return fsspec.core.url_to_fs(f"{folder.rstrip('/')}/{name}")
 
 
 def _now() -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -12,10 +11,9 @@ from typing import Any
 from lightning_diagnostics import tensorboard
 from lightning_diagnostics.callback import loggers, terminal
 from lightning_diagnostics.callback.namespaces import Trainer
-from lightning_diagnostics.callback.record import Record
+from lightning_diagnostics.callback.record import Record, append
 from lightning_diagnostics.callback.trainer import epoch_end_step, experiments, run_folder
 from lightning_diagnostics.findings import Change, Finding, Journal, Severity
-from lightning_diagnostics.findings.records import FINDINGS_FILE
 
 logger = logging.getLogger("lightning_diagnostics")
 
@@ -74,7 +72,7 @@ class Run:
 
     def tell(self, enabled_by: str, settings: Mapping[str, Any]) -> None:
         """A suite says which way it was switched on, before its diagnostics announce themselves."""
-        self._record = Record(enabled_by=enabled_by, settings=settings)
+        self._record.enabled_by, self._record.settings = enabled_by, settings
 
     def announce(self, name: str, text: str, step: int) -> None:
         """A diagnostic says what it watches and what it cannot see."""
@@ -85,7 +83,7 @@ class Run:
         terminal.set_up()
         self._outlet("the log", lambda _: logger.info("watching %s", "; ".join(self._announced)))
         self._record.start(step)
-        self._outlet(FOLDER, lambda trainer: self._record.write(run_folder(trainer)))
+        self._outlet(FOLDER, self._write_record)
         if self._carried:
             self._carried = False
             for finding in self.journal.findings:
@@ -154,7 +152,7 @@ class Run:
         if self._members or not self._announced or not self._shows():
             return
         self._record.end(ending, step)
-        self._outlet(FOLDER, lambda trainer: self._record.write(run_folder(trainer)))
+        self._outlet(FOLDER, self._write_record)
         findings = self.journal.findings
         text = terminal.summary(findings, steps=step, undecided=self._undecided, ending=ending)
         self._outlet("the log", lambda _: logger.info("%s", text))
@@ -175,12 +173,20 @@ class Run:
             name = f"the findings in logger {index}"
             self._outlet(name, lambda _, one=one: loggers.write_findings(one, findings, step=step))
 
-    def _write(self, finding: Finding, event: str) -> None:
-        def append(trainer: Trainer) -> None:
-            line = json.dumps({"event": event, **finding.to_dict()}, allow_nan=False, default=str)
-            _append(run_folder(trainer), line + "\n")
+    def _write_record(self, trainer: Trainer) -> None:
+        folder = run_folder(trainer)
+        if folder is not None:
+            self._record.write(folder)
 
-        self._outlet(FOLDER, append)
+    def _write(self, finding: Finding, event: str) -> None:
+        def write(trainer: Trainer) -> None:
+            line = json.dumps({"event": event, **finding.to_dict()}, allow_nan=False, default=str)
+            folder = run_folder(trainer)
+            if folder is not None:
+                self._record.begin(folder)
+                append(folder, line + "\n")
+
+        self._outlet(FOLDER, write)
 
     def _outlet(self, name: str, act: Callable[[Trainer], None]) -> None:
         """Act on rank zero; an outlet that fails (disk full, logger closed) is reported once and not tried again."""
@@ -205,19 +211,3 @@ def _write_layout(trainer: Trainer, categories: Mapping[str, Mapping[str, list[s
 def _worse(mine: Finding, theirs: Finding) -> bool:
     """Whether another rank's finding of the same key is open where ours is closed, or else the more severe one."""
     return (mine.status == "open", mine.severity) < (theirs.status == "open", theirs.severity)
-
-
-def _append(folder: str | None, text: str) -> None:
-    """Append to the findings file; object stores know no appending, so there the file is written anew."""
-    if folder is None:
-        return
-    if "://" not in folder:
-        os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, FINDINGS_FILE), "a", encoding="utf-8") as file:
-            file.write(text)
-        return
-    import fsspec
-
-    files, path = fsspec.core.url_to_fs(f"{folder.rstrip('/')}/{FINDINGS_FILE}")
-    before = files.cat_file(path) if files.exists(path) else b""
-    files.pipe_file(path, before + text.encode())

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast, get_args
 from typing_extensions import override
 
 from lightning_diagnostics import catalogue
+from lightning_diagnostics.callback import terminal
 from lightning_diagnostics.callback.arguments import explained, on_the_command_line, one_of
 from lightning_diagnostics.callback.base import At, DiagnosticCallback, OnFinding, check_common
 from lightning_diagnostics.callback.namespaces import Callback, LightningModule, Trainer, adopt
@@ -117,7 +118,7 @@ class Diagnostics(Callback):
         if self.preset == "off" or wanted is False:
             return None
         options = kind.presets.get(self.preset, {})
-        if not wanted and (options is None or not any(map(self._selection.asks, kind.rules))):
+        if not wanted and (options is None or not any(map(self._selection.selects, kind.rules))):
             return None
         return {**(options or {}), **(wanted if isinstance(wanted, Mapping) else {})}
 
@@ -135,7 +136,7 @@ class Diagnostics(Callback):
         callbacks = _callbacks(trainer)
         self._listed = [callback for callback in callbacks if isinstance(callback, DiagnosticCallback)]
         self._inserted = []
-        if self._stands_back(callbacks):
+        if self._stands_back(callbacks, aloud=trainer.is_global_zero):
             return
         self._inserted = [
             child for child in self._children if not any(isinstance(other, type(child)) for other in self._listed)
@@ -165,14 +166,16 @@ class Diagnostics(Callback):
         for child in self._inserted:
             states.setdefault(child.state_key, child.state_dict())
 
-    def _stands_back(self, callbacks: list[Any]) -> bool:
+    def _stands_back(self, callbacks: list[Any], *, aloud: bool) -> bool:
         """Whether there is nothing to do here; a suite that the user listed goes before one that he did not."""
         if not any(callback is self for callback in callbacks):
             return True
         suites = [callback for callback in callbacks if isinstance(callback, Diagnostics)]
         if suites[0] is self:
             return False
-        logger.info(
+        terminal.set_up()
+        logger.log(
+            logging.INFO if aloud else logging.DEBUG,
             "there is a suite of diagnostics already (%s); the one of %s stands back",
             suites[0].enabled_by,
             self.enabled_by,

@@ -60,7 +60,7 @@ class RunRecord:
 _KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("status", "started", "ended", "enabled_by"), (str, "a text")),
     **dict.fromkeys(("settings", "diagnostics"), (dict, "an object")),
-    "step": (int, "a whole number"),
+    **dict.fromkeys(("step", "first_line"), (int, "a whole number")),
 }
 
 
@@ -76,7 +76,8 @@ def read_run(folder: str | os.PathLike[str]) -> RunRecord:
     """
     path = _folder(os.fspath(folder))
     record = _read_record(os.path.join(path, RECORD_FILE))
-    found = _read_findings(os.path.join(path, FINDINGS_FILE))
+    first = (record or {}).pop("first_line", None) or 1  # lines before it are of an earlier run
+    found = _read_findings(os.path.join(path, FINDINGS_FILE), first=first)
     if record is None and found is None:
         raise ValueError(_no_run(path))
     found = found or {}
@@ -142,14 +143,16 @@ def _read_record(path: str) -> dict[str, Any] | None:
     return {name: record.get(name) for name in _KINDS}
 
 
-def _read_findings(path: str) -> dict[tuple[str, str], tuple[Finding, int]] | None:
-    """The last state of each finding, with its line; None if there is no file."""
+def _read_findings(path: str, *, first: int) -> dict[tuple[str, str], tuple[Finding, int]] | None:
+    """The last state of each finding from a line on, with its line; None if there is no file."""
     content = _read(path)
     if content is None:
         return None
     found: dict[tuple[str, str], tuple[Finding, int]] = {}
     *lines, last = content.split(b"\n")
     for number, line in enumerate([*lines, last], start=1):
+        if number < first:
+            continue
         try:
             finding = _parsed(line) if line.strip() else None
         except (ValueError, RecursionError) as error:

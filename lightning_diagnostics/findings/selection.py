@@ -44,13 +44,17 @@ class Selection:
     ignore: tuple[Choice, ...] = ()
     known: Mapping[tuple[str, str], Severity] | None = None
 
-    def asks(self, rule: Rule) -> bool:
-        """Whether a rule is asked at all."""
-        if any(rule.code in choice.codes and choice.places is None for choice in self.ignore):
-            return False
+    def selects(self, rule: Rule) -> bool:
+        """Whether a rule is among those that are wanted, somewhere at least."""
         if self.select is None:
             return not rule.preview
         return any(rule.code in choice.codes for choice in self.select)
+
+    def asks(self, rule: Rule) -> bool:
+        """Whether a rule is asked at all."""
+        return self.selects(rule) and not any(
+            rule.code in choice.codes and choice.places is None for choice in self.ignore
+        )
 
     def wants(self, rule: Rule, where: str | None, severity: Severity, *, always: bool = False) -> bool:
         """Whether a finding is to be made.

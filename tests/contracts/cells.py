@@ -21,6 +21,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
+from lightning_diagnostics import Diagnostics
 from lightning_diagnostics.callback import DiagnosticCallback
 from tests import helpers
 from tests.patients import PATIENTS, Diagnosed, Patient, loader
@@ -115,7 +116,7 @@ class Recorder(Callback):
         self.batches.append(batch[0].clone())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        ours = [c for c in trainer.callbacks if isinstance(c, DiagnosticCallback)]
+        ours = [c for c in trainer.callbacks if isinstance(c, DiagnosticCallback | Diagnostics)]
         outcome = Outcome(
             digests={**digests(trainer, pl_module), "batches": digest(self.batches)},
             findings=[finding.to_dict() for callback in ours for finding in callback.findings],
