@@ -35,7 +35,7 @@ def rooms() -> list[str]:
     return list(names())
 
 
-def rules() -> list[Rule]:
-    """Every rule of every registered diagnostic, ordered by code (imports neither torch nor Lightning)."""
-    found = (rule for room in rooms() for rule in import_module(f"{_ROOMS}{room}.rules").RULES)
+def rules(*folders: str) -> list[Rule]:
+    """Every rule of these diagnostics, or of all, ordered by code (imports neither torch nor Lightning)."""
+    found = (rule for room in folders or rooms() for rule in import_module(f"{_ROOMS}{room}.rules").RULES)
     return sorted(found, key=lambda rule: rule.code)

@@ -1,6 +1,7 @@
 """Checks of arguments, with errors that quote the value and say what is allowed."""
 
 import functools
+import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -39,6 +40,22 @@ def explained(init: Callable[..., None]) -> Callable[..., None]:
             raise
 
     return call
+
+
+def wide(init: Callable[..., None]) -> inspect.Signature:
+    """The arguments of an ``__init__`` as a parser is to read them: any text is taken, too.
+
+    So a wrong value comes to the ``__init__``, which says what is allowed; a parser says it below a page of usage.
+    """
+    signature = inspect.signature(init)
+    return signature.replace(parameters=[_wide(each) for each in signature.parameters.values()])
+
+
+def _wide(parameter: inspect.Parameter) -> inspect.Parameter:
+    kind = parameter.annotation
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or kind is inspect.Parameter.empty or isinstance(kind, str):
+        return parameter
+    return parameter.replace(annotation=kind | str)
 
 
 def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from lightning_diagnostics import tensorboard
 from lightning_diagnostics.callback import trainer as insides
-from lightning_diagnostics.callback.arguments import explained, one_of
+from lightning_diagnostics.callback.arguments import explained, one_of, wide
 from lightning_diagnostics.callback.namespaces import Callback, LightningModule, Trainer, adopt
 from lightning_diagnostics.callback.run import Run
 from lightning_diagnostics.findings import (
@@ -100,6 +100,7 @@ class DiagnosticCallback(Callback):
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
             cls.__init__ = explained(cls.__init__)
+            cls.__init__.__signature__ = wide(cls.__init__)  # pyright: ignore[reportFunctionMemberAccess]  # what inspect reads
         for name, hook in list(vars(cls).items()):
             if name.startswith("on_") and hasattr(Callback, name):
                 setattr(cls, name, _guarded(hook))
