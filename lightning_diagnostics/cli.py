@@ -3,7 +3,6 @@
 Whatever is heavy is imported by the command that needs it, so that a page is there at once.
 """
 
-import contextlib
 import io
 import json
 import os
@@ -140,14 +139,15 @@ def run(
     \b
     Example: lightning-diagnostics run --preset light -- torchrun --nproc-per-node 2 train.py
     """
+    from lightning_diagnostics import settings
     from lightning_diagnostics.autoload import VARIABLE
 
     given = {"preset": preset, "select": _words(select), "ignore": _words(ignore), "baseline": baseline}
     try:
-        arguments = {"preset": "standard", **(_config(config) if config else {})}
+        arguments = {"preset": "standard", **(settings.read(config) if config else {})}
         arguments |= {name: value for name, value in given.items() if value}
         for option in options:
-            _set(arguments, option)
+            settings.put(arguments, option)
         value = _checked(arguments)
     except (OSError, TypeError, ValueError) as error:
         raise Misuse(str(error)) from None
@@ -203,68 +203,20 @@ def _words(options: Sequence[str]) -> list[str]:
     return [word.strip() for option in options for word in option.split(",") if word.strip()]
 
 
-def _config(path: str) -> dict[str, Any]:
-    """The arguments that a file of YAML (or JSON) holds."""
-    import yaml
-
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except OSError as error:
-        raise type(error)(f"--config {path!r} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path!r} is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(content, dict) and content.keys() == {"diagnostics"}:
-        content = content["diagnostics"]  # as it stands in a file of Lightning's CLI
-    if content is not None and not (isinstance(content, dict) and all(isinstance(key, str) for key in content)):
-        raise ValueError(f"--config {path!r} holds {content!r}: expected arguments of Diagnostics by name")
-    try:
-        json.dumps(content)
-    except TypeError as error:  # a date, say
-        raise ValueError(f"--config {path!r} holds what JSON cannot: {error}") from None
-    return content or {}
-
-
-def _set(arguments: dict[str, Any], option: str) -> None:
-    """Put one ``KEY=VALUE`` into the arguments; dots lead into those of a diagnostic."""
-    key, equals, word = option.partition("=")
-    head, dot, limit = key.partition("limits.")  # the name of a limit has dots of its own
-    *parts, last = [*head.split(".")[:-1], "limits", limit] if dot else key.split(".")
-    if not equals or not all((*parts, last)):
-        raise ValueError(f"--option {option!r}: expected KEY=VALUE, e.g. activations.every_n_train_steps=10")
-    for part in parts:
-        if not isinstance(arguments.get(part), dict):
-            arguments[part] = {}
-        arguments = arguments[part]
-    arguments[last] = _value(word)
-
-
-def _value(word: str) -> Any:
-    """What a word of the command line stands for: a value of JSON (1e-5 is no number in YAML) or YAML, or itself."""
-    with contextlib.suppress(ValueError):
-        return json.loads(word)
-    import yaml
-
-    try:
-        return yaml.safe_load(word)
-    except yaml.YAMLError:
-        return word
-
-
 def _checked(arguments: dict[str, Any]) -> str:
     """The arguments of the suite as the environment variable holds them, if the suite takes them."""
-    from lightning_diagnostics.autoload import settings
+    from lightning_diagnostics import settings
     from lightning_diagnostics.findings import read_baseline
 
     if isinstance(arguments.get("baseline"), str):
         arguments["baseline"] = os.path.abspath(arguments["baseline"])  # the command may change its folder
         read_baseline(arguments["baseline"])
+    settings.check(arguments)
     value = json.dumps(arguments)
-    found = settings(value)
-    if found and found.keys() - _LIGHT:
+    if arguments.keys() - _LIGHT:
         from lightning_diagnostics.callback.suite import Diagnostics  # knows the options of each diagnostic
 
-        Diagnostics(**found)
+        Diagnostics(**arguments)
     return value
 
 

@@ -456,23 +456,24 @@ def test_a_command_that_is_not_there_or_cannot_be_run_is_named_as_shells_do(tmp_
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--option", "x"], "--option 'x': expected KEY=VALUE, e.g. activations.every_n_train_steps=10"),
-        (["--option", "a..b=3"], "--option 'a..b=3': expected KEY=VALUE, e.g. activations.every_n_train_steps=10"),
+        (["--option", "x"], "option 'x': expected key=value, e.g. activations.every_n_train_steps=10"),
+        (["--option", "a..b=3"], "option 'a..b=3': expected key=value, e.g. activations.every_n_train_steps=10"),
+        (["--option", "=3"], "option '=3': expected key=value, e.g. activations.every_n_train_steps=10"),
         (
             ["--option", "limits.=3"],
-            "--option 'limits.=3': expected KEY=VALUE, e.g. activations.every_n_train_steps=10",
+            "option 'limits.=3': expected key=value, e.g. activations.every_n_train_steps=10",
         ),
-        (["--config", "none.yaml"], "--config 'none.yaml' cannot be read (No such file or directory)"),
-        (["--config", "list.yaml"], "--config 'list.yaml' holds [1]: expected arguments of Diagnostics by name"),
+        (["--config", "none.yaml"], "the file 'none.yaml' cannot be read (No such file or directory)"),
         (
-            ["--config", "date.yaml"],
-            "--config 'date.yaml' holds what JSON cannot: Object of type date is not JSON serializable",
+            ["--config", "list.yaml"],
+            "the file 'list.yaml' holds [1]: expected arguments of Diagnostics by name, e.g. preset: thorough",
         ),
+        (["--config", "date.yaml"], "Object of type date is not JSON serializable"),
     ],
 )
 def test_what_cannot_be_understood_is_said_before_anything_starts(tmp_path: Path, words: list[str], error: str) -> None:
     (tmp_path / "list.yaml").write_text("[1]")
-    (tmp_path / "date.yaml").write_text("select: 2020-01-01")
+    (tmp_path / "date.yaml").write_text("baseline: 2020-01-01")
     assert bad("run", *words, "--", "touch", "started", cwd=tmp_path) == f"Error: {error}"
     assert not (tmp_path / "started").exists()
 
@@ -484,7 +485,7 @@ def test_what_cannot_be_understood_is_said_before_anything_starts(tmp_path: Path
         (["--option", "activation.window=3"], "unknown argument 'activation': allowed are preset, select, ignore"),
         (["--option", "activations.foo=3"], "activations: unknown option 'foo': allowed are 'every_n_train_steps', "),
         (["--option", "limits.dead-units.share=x"], "activations: limit 'dead-units.share' is 'x': expected a number"),
-        (["--config", "bad.yaml"], "--config 'bad.yaml' is not YAML: while parsing"),
+        (["--config", "bad.yaml"], "the file 'bad.yaml' is not YAML (while parsing"),
         (["--baseline", "bad.yaml"], "baseline 'FOLDER/bad.yaml': is not JSON ("),
     ],
 )

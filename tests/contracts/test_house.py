@@ -31,7 +31,7 @@ def _loads(*modules: str) -> set[str]:
 LIGHT = (
     *("lightning_diagnostics", "lightning_diagnostics.catalogue", "lightning_diagnostics.findings"),
     *(f"lightning_diagnostics.diagnostics.{room}.rules" for room in catalogue.rooms()),
-    *(f"lightning_diagnostics.{name}" for name in ("autoload", "cli") if (PACKAGE / f"{name}.py").exists()),
+    *(f"lightning_diagnostics.{name}" for name in ("autoload", "cli", "settings")),
 )
 
 
@@ -133,7 +133,7 @@ def test_another_file_that_does_is_caught(house: Path, line: str) -> None:
 # What stands where.
 
 FLOORS = {"statistics", "probes", "findings", "tensorboard", "callback"}
-TOP_OF_PACKAGE = {"__init__", "catalogue", "cli", "autoload", "diagnostics", "py.typed", *FLOORS}
+TOP_OF_PACKAGE = {"__init__", "catalogue", "settings", "cli", "autoload", "diagnostics", "py.typed", *FLOORS}
 TOP_OF_REPOSITORY = {
     *("pyproject.toml", "README.md", "lightning_diagnostics", "tests", "examples", "docs"),
     *("LICENSE", "CHANGELOG.md", "constraints.txt"),
