@@ -1,7 +1,7 @@
 """How the documentation is built: ``sphinx-build -W -b html docs docs/_build/html``.
 
-The catalogue and the table of versions are written from the rules, the measurements, pyproject.toml and
-constraints.txt each time, so that they say what the code says.
+The catalogue and the tables of presets and versions are written from the callbacks, the rules, the measurements,
+pyproject.toml and constraints.txt each time, so that they say what the code says.
 """
 
 import dataclasses
@@ -44,6 +44,7 @@ def setup(app: Any) -> None:
 def generate(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "catalogue.md").write_text(catalogue_page(), encoding="utf-8")
+    (folder / "presets.md").write_text(presets_table(), encoding="utf-8")
     (folder / "versions.md").write_text(versions_table(), encoding="utf-8")
     for name, line in zip(("leak.md", "death.md"), finding_lines(), strict=True):
         (folder / name).write_text(line, encoding="utf-8")
@@ -96,15 +97,32 @@ def quantities_table(module: str) -> list[str]:
     return [f"{text} {more}Histograms are for TensorBoard alone.", table(head, rows)]
 
 
+def presets_table() -> str:
+    """What each preset of the suite sets, by diagnostic and option."""
+    rows = []
+    for room, name in catalogue.names().items():
+        callback = catalogue.callbacks()[name]
+        presets = {preset: callback.presets.get(preset, {}) for preset in catalogue.PRESETS}
+        if None in presets.values():
+            cells = ("left out" if each is None else "" for each in presets.values())
+            rows.append((f"`{room}`", *cells))
+        defaults = {key: each.default for key, each in inspect.signature(callback).parameters.items()}
+        for option in dict.fromkeys(key for each in presets.values() for key in each or ()):
+            cells = ("" if each is None else f"{each.get(option, defaults[option])}" for each in presets.values())
+            rows.append((f"`{room}.{option}`", *cells))
+    return table(("option", *(f"`{preset}`" for preset in catalogue.PRESETS)), rows) + "\n"
+
+
 def versions_table() -> str:
     """What pyproject.toml asks for beside what constraints.txt pins."""
     settings = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (HERE.parent / "constraints.txt").read_text("utf-8"), re.MULTILINE))
-    extras = [*settings["optional-dependencies"]["cli"], *settings["optional-dependencies"]["examples"]]
+    pinned = re.findall(r"^([\w.-]+)==(\S+)$", (HERE.parent / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    pins = {name.lower(): version for name, version in pinned}
+    extras = [each for extra in ("cli", "examples", "loggers") for each in settings["optional-dependencies"][extra]]
     rows = []
     for requirement in [*settings["dependencies"], *extras]:
         name, asked = re.fullmatch(r"([\w-]+)(?:\[\w+\])?(.*)", requirement).groups()
-        rows.append((name, asked, pins[name]))
+        rows.append((name, asked, pins[name.lower()]))
     return table(("package", "what is asked for", "what the tests ran with"), rows)
 
 

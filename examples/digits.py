@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, max_pool2d, relu
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
-from lightning_diagnostics import ActivationMonitor, GraphLeakDetector
+from lightning_diagnostics import Diagnostics
 
 Batch = tuple[Tensor, Tensor]
 
@@ -97,14 +97,14 @@ def loaders(batch_size: int = 32) -> tuple[DataLoader, DataLoader]:
 
 
 def fit(network: type[Digits], *, name: str, logdir: str, epochs: int) -> Path:
-    """Train a network under both diagnostics; returns the folder of the run."""
+    """Train a network under all diagnostics; returns the folder of the run."""
     seed_everything(0, verbose=False)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         logger=TensorBoardLogger(logdir, name=name),
         log_every_n_steps=10,
-        callbacks=[GraphLeakDetector(), ActivationMonitor()],
+        callbacks=[Diagnostics()],
         enable_progress_bar=False,
         enable_model_summary=False,
     )

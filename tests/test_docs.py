@@ -1,21 +1,29 @@
 """What the documentation says is so: its code runs, its tables are the rules', its commands are what is checked."""
 
+import json
+import logging
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from lightning_diagnostics import Diagnostics, DiagnosticsCLI, catalogue
 from lightning_diagnostics import __all__ as public
-from lightning_diagnostics import catalogue
 from lightning_diagnostics.findings import Rule, Severity
 from tests.diagnostics.activations.networks import NETWORKS
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", "docs/index.md", "docs/how-to.md"]
+LINES_OF = ["README.md", "docs/index.md", "docs/switch-on.md", "docs/command-line.md"]
 
 
 def between(marker: str) -> str:
@@ -70,13 +78,160 @@ COMMANDS = {line for page in PAGES for line in re.findall(r"^python train.py fit
 
 
 @pytest.mark.parametrize("line", [*sorted(COMMANDS), "python train.py fit --config=page.yaml"])
-def test_the_command_lines_and_the_configuration_work(line: str, tmp_path: Path) -> None:
+def test_the_command_lines_of_how_to_and_the_configuration_work(line: str, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
     (tmp_path / "page.yaml").write_text(blocks("docs/how-to.md", "yaml")[0], encoding="utf-8")
     command = [sys.executable, *line.split()[1:], "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "MEM101 retained-graph at model.losses" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder in which the lines of the pages work: the program, the files that the pages name, and a run of it."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(REPOSITORY / "examples/digits_cli.py", folder / "train.py")
+    shutil.copy(REPOSITORY / "examples/digits_cli.yaml", folder / "config.yaml")
+    for block in blocks("docs/switch-on.md", "yaml|python"):
+        if named := re.match(r"# (\S+\.(?:yaml|py))\n", block):
+            (folder / named[1]).write_text(block, encoding="utf-8")
+    words = ["fit", "--config=config.yaml", "--trainer.callbacks+=lightning_diagnostics.Diagnostics"]
+    subprocess.run([sys.executable, "train.py", *words], cwd=folder, check=True, capture_output=True)
+    shutil.copytree(folder / "lightning_logs/version_0", folder / "lightning_logs/version_1")
+    known = ["report", "lightning_logs/version_0", "--write-baseline", "known.json"]
+    subprocess.run(["lightning-diagnostics", *known], cwd=folder, check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield folder
+    sys.modules.pop("train", None)
+
+
+@pytest.fixture
+def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder as the working directory, with nothing switched on."""
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("LIGHTNING_DIAGNOSTICS", raising=False)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # the program sets it
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # what Lightning calls is deprecated there
+    return project
+
+
+def shell_lines(page: str) -> list[str]:
+    """The lines that a page would have typed, but those that install."""
+    return [line for block in blocks(page, "bash") for line in block.splitlines() if " install " not in line]
+
+
+EVERY_LINE = list(dict.fromkeys(line for page in LINES_OF for line in shell_lines(page)))
+TRAINING = [line for line in EVERY_LINE if re.match(r"(LIGHTNING_DIAGNOSTICS=.* )?python (train|cli)\.py", line)]
+SHELL = [line for line in EVERY_LINE if line not in TRAINING]
+
+
+@pytest.mark.parametrize("line", TRAINING)
+def test_a_training_line_switches_on_what_there_is(
+    line: str, here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from lightning.pytorch.cli import LightningCLI
+    from train import Classifier, Digits
+
+    from lightning_diagnostics.callback import DiagnosticCallback
+
+    words = shlex.split(line)
+    if words[0] != "python":
+        monkeypatch.setenv(*words.pop(0).split("=", maxsplit=1))
+    kind = {"train.py": LightningCLI, "cli.py": DiagnosticsCLI}[words[1]]
+    monkeypatch.setattr(sys, "argv", [word for word in words[1:] if word != "fit"])
+    if re.search("help|print_config", line):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            kind(Classifier, Digits, run=False)
+        return
+    made = kind(Classifier, Digits, run=False, save_config_callback=None)
+    (ours,) = [each for each in made.trainer.callbacks if isinstance(each, Diagnostics | DiagnosticCallback)]
+    assert isinstance(ours, Diagnostics) == ("ActivationMonitor" not in line)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("line", SHELL)
+def test_a_shell_line_works(line: str, here: Path) -> None:
+    command, ran, _ = line.partition(" -- ")  # what is run is not: the program was run before, and torchrun elsewhere
+    done = subprocess.run(
+        f"{command} -- echo started" if ran else line,
+        shell=True,
+        cwd=here,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+    )
+    fails = "report" in line and "baseline" not in line and "--fail-on error" not in line
+    assert done.returncode == fails, done.stderr
+    assert done.stdout.strip() or "--output" in line
+
+
+def test_the_code_of_the_page_on_switching_on_runs(here: Path) -> None:
+    *code, other_package = blocks("docs/switch-on.md")
+    for block in code:
+        exec(compile(block, "switch-on.md", "exec"), {"__name__": "page", "Diagnostics": Diagnostics})
+    done = subprocess.run([sys.executable, "-c", other_package], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_flags_of_its_own_can_be_off_until_they_are_asked_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from train import Classifier, Digits
+
+    names: dict[str, Any] = {}
+    exec(next(block for block in blocks("docs/switch-on.md") if "DiagnosticsFlags" in block), names)
+    presets = {}
+    for word in ("light", None):
+        monkeypatch.setattr(sys, "argv", ["train.py", *([f"--diagnostics={word}"] if word else [])])
+        made = names["CLI"](Classifier, Digits, run=False, save_config_callback=None)
+        (suite,) = [each for each in made.trainer.callbacks if isinstance(each, Diagnostics)]
+        presets[word] = suite.preset
+    assert presets == {"light": "light", None: "off"}
+
+
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        ("python train.py fit --config config.yaml --config watch.yaml", "--trainer.callbacks"),
+        ("python cli.py fit --config config.yaml --diagnostics=thorough", "--diagnostics"),
+        ("lightning-diagnostics run -- python train.py fit --config config.yaml", "LIGHTNING_DIAGNOSTICS="),
+    ],
+)
+@pytest.mark.slow
+def test_a_run_says_which_way_it_was_switched_on(words: str, way: str, here: Path, tmp_path: Path) -> None:
+    subprocess.run(
+        [*words.split(), f"--trainer.default_root_dir={tmp_path}"], check=True, capture_output=True, text=True
+    )
+    report = ["lightning-diagnostics", "report", tmp_path / "lightning_logs/version_0"]
+    shown = subprocess.run(report, check=False, capture_output=True, text=True)
+    assert shown.returncode == 1
+    assert "ACT101 dead-units" in shown.stdout
+    assert shown.stdout.splitlines()[-1].startswith(f"Enabled by {way}")
+
+
+def test_the_page_of_the_command_has_every_option_that_there_is() -> None:
+    from lightning_diagnostics.cli import commands
+
+    page = _text("docs/command-line.md")
+    for name, command in commands.commands.items():
+        assert f"\n## {name}: " in page
+        for option in command.params:
+            assert all(word in page for word in option.opts if word.startswith("--"))
+
+
+def test_the_form_of_the_json_is_that_of_the_report(here: Path) -> None:
+    report = ["lightning-diagnostics", "report", "lightning_logs/version_0", "--format=json", "--fail-on=never"]
+    plain = json.loads(subprocess.run(report, check=True, capture_output=True, text=True).stdout)
+    form = _text("docs/command-line.md").split("### The form of the JSON")[1].split("\n## ")[0]
+    assert set(plain) <= set(re.findall(r"`(\w+)`", form))
+
+
+def test_the_snippet_of_a_pipeline_is_of_lines_that_work() -> None:
+    (block,) = blocks("docs/command-line.md", "yaml")
+    train, gate, upload = yaml.safe_load(block)
+    assert train["run"].startswith("lightning-diagnostics run -- ")
+    assert gate["run"].split("--fail-on")[0].strip() in SHELL
+    assert upload["with"]["sarif_file"] == gate["run"].split()[-1]
 
 
 def test_the_tutorial_shows_the_lines_of_the_example() -> None:

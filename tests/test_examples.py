@@ -48,7 +48,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in (REPOSITORY / "examples").glob("*.py")} == {"digits.py"}
+    assert {path.name for path in (REPOSITORY / "examples").glob("*.py")} == {"digits.py", "digits_cli.py"}
 
 
 def test_digits_finds_its_leak(digits: tuple[Path, dict[str, str]]) -> None:
@@ -94,3 +94,17 @@ def test_digits_knows_its_networks() -> None:
 @pytest.mark.slow
 def test_digits_finds_nothing_without_the_mistakes_in_ten_epochs(tmp_path: Path) -> None:
     assert "Run finished at step 449: no findings." in run("digits.py", "healthy", f"--logdir={tmp_path}")
+
+
+def test_digits_cli_trains_and_says_nothing_of_us(tmp_path: Path) -> None:
+    config = REPOSITORY / "examples/digits_cli.yaml"
+    said = run("digits_cli.py", "fit", f"--config={config}", f"--trainer.default_root_dir={tmp_path}")
+    assert "max_epochs=5` reached" in said
+    assert "diagnos" not in said
+    assert not list(tmp_path.rglob("*.json*"))
+
+
+def test_digits_cli_knows_nothing_of_us() -> None:
+    for name in ("digits_cli.py", "digits_cli.yaml"):
+        text = (REPOSITORY / "examples" / name).read_text(encoding="utf-8")
+        assert "lightning_diagnostics" not in text
