@@ -12,19 +12,23 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.tuner import Tuner
 
 from lightning_diagnostics import Diagnostics
 from lightning_diagnostics.callback import DiagnosticCallback
 from tests.contracts.cells import Cell, Outcome, Recorder, differences, every_cell, outcomes, run
 from tests.contracts.planting import PlantedError, planted
+from tests.contracts.situations import situations
+from tests.contracts.test_works_everywhere import ADVICE, NAMES, WithARate, settings_of
 from tests.helpers import KINDS, MEMBERS, alive, diagnosed, fit, heard, held, trainer
-from tests.patients import BATCHES, PATIENTS, Diagnosed, LossList, Patient, Student, loader
+from tests.patients import BATCHES, PATIENTS, Diagnosed, LossList, Patient, Student, kill_units, loader
 
 every_patient = pytest.mark.parametrize("patient", PATIENTS, ids=str)
 pytestmark = [
     # Lightning's advice: the parts of a run share a folder.
     pytest.mark.filterwarnings("ignore:The dirpath has changed"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    *ADVICE,
 ]
 
 
@@ -288,6 +292,42 @@ def test_a_suite_that_the_module_brings_works_too() -> None:
     fit(again, Brings(sick=True))
     assert ("MEM101", "model.losses") in {finding.key for finding in diagnostics.findings}
     assert [callback for callback in again.callbacks if isinstance(callback, DiagnosticCallback)] == []
+
+
+# Promise 8: every way in which people train.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_in_every_situation_it_finds_what_can_be_seen_there(name: str, tmp_path: Path) -> None:
+    for sick in (False, True):
+        situation, diagnostics = situations(tmp_path / str(sick))[name], suite()
+        settings = settings_of(situation)
+        module = situation.kind(sick=sick)
+        dies = sick and isinstance(module.net, torch.nn.Sequential)
+        if dies:
+            kill_units(module)
+        again = trainer(diagnostics, *settings.pop("callbacks", []), **settings)
+        before = list(again.callbacks)
+        data = situation.data or {"train_dataloaders": loader(), "val_dataloaders": loader(2, shuffle=False)}
+        again.fit(situation.prepare(module), **data)
+        assert again.state.finished
+        _clean(diagnostics, module, again, before)
+        expected = {"graph_leak": ("MEM101", "model.losses"), **({"activations": ("ACT101", "net.2")} if dies else {})}
+        seen = {expected[room] for room in expected if sick and situation.enough and room not in situation.unseen}
+        assert {(code, where) for code, where, _ in diagnosed(diagnostics.findings)} == seen
+
+
+def test_a_search_for_a_learning_rate_is_no_obstacle(tmp_path: Path) -> None:
+    diagnostics, module = suite(), WithARate()
+    again = trainer(diagnostics, default_root_dir=tmp_path)
+    before = list(again.callbacks)
+    data = {"train_dataloaders": loader(), "val_dataloaders": loader(2, shuffle=False)}
+    Tuner(again).lr_find(module, **data, num_training=10)
+    again.fit(module, **data)
+    assert again.state.finished
+    _clean(diagnostics, module, again, before)
+    assert diagnosed(diagnostics.findings) == set()
 
 
 # Acting, in one process and in two.

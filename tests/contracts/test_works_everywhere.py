@@ -25,8 +25,7 @@ from tests.helpers import (
 )
 from tests.patients import LossList, Student, kill_units, loader
 
-# Lightning's and torch's own advice about these very situations.
-pytestmark = [
+ADVICE = [
     pytest.mark.filterwarnings(f"ignore:{advice}")
     for advice in (
         "You defined a `validation_step` but have no `val_dataloader`",
@@ -38,12 +37,16 @@ pytestmark = [
         "The .grad attribute of a Tensor that is not a leaf",
     )
 ]
+"""What Lightning and torch say of these very situations."""
+
+pytestmark = ADVICE
 
 NAMES = tuple(situations(Path("never written")))
 every_situation = pytest.mark.parametrize("name", NAMES)
 
 
-def _settings(situation: Situation) -> dict[str, Any]:
+def settings_of(situation: Situation) -> dict[str, Any]:
+    """The Trainer's arguments."""
     settings = dict(situation.settings)
     if settings.get("barebones"):  # refuses to be told what it switches off
         settings |= {"logger": None, "enable_checkpointing": None, "enable_progress_bar": None}
@@ -52,7 +55,7 @@ def _settings(situation: Situation) -> dict[str, Any]:
 
 
 def _train(member: Member, situation: Situation, *, sick: bool) -> tuple[Any, Student, Trainer, list[Any]]:
-    diagnostic, settings = member(), _settings(situation)
+    diagnostic, settings = member(), settings_of(situation)
     run = trainer(diagnostic, *settings.pop("callbacks", []), **settings)
     module = situation.kind(sick=sick)
     if sick and member.room == "activations" and isinstance(module.net, torch.nn.Sequential):
@@ -92,7 +95,9 @@ def test_the_start_and_the_end_are_said_once_in_every_situation(member: Member, 
     assert [record.getMessage().split()[0] for record in records] == ["watching", "Run"]
 
 
-class _WithARate(Student):
+class WithARate(Student):
+    """Healthy, with a learning rate to search for."""
+
     lr = 1e-3
 
     def configure_optimizers(self) -> Any:
@@ -101,7 +106,7 @@ class _WithARate(Student):
 
 @every_kind
 def test_a_learning_rate_search_is_no_obstacle(member: Member, tmp_path: Path) -> None:
-    diagnostic, module = member(), _WithARate()
+    diagnostic, module = member(), WithARate()
     run = trainer(diagnostic, default_root_dir=tmp_path)
     data = {"train_dataloaders": loader(), "val_dataloaders": loader(2, shuffle=False)}
     Tuner(run).lr_find(module, **data, num_training=10)
