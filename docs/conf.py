@@ -94,7 +94,7 @@ def quantities_table(module: str) -> list[str]:
     if not any(chart for _, _, chart, _ in rows):
         return [text, table((*head[:2], head[3]), [(*row[:2], row[3]) for row in rows])]
     more = "`{layer}` stands for the name of a layer. *Chart* is the title on TensorBoard's Custom Scalars page. "
-    return [f"{text} {more}Histograms are for TensorBoard alone.", table(head, rows)]
+    return [f"{text} {more}Histograms are for TensorBoard and Weights & Biases.", table(head, rows)]
 
 
 def presets_table() -> str:
