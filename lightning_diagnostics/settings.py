@@ -142,6 +142,7 @@ def _words(text: str) -> dict[str, Any]:
     rules = catalogue.rules()
     found: dict[str, Any] = {}
     only: list[str] = []
+    asked: list[str] = []
     for word in _WORD.findall(text):
         if "=" in word:
             put(found, word)
@@ -150,10 +151,13 @@ def _words(text: str) -> dict[str, Any]:
         elif word.lower() in rooms:
             only.append(rooms[word.lower()])
         elif is_rule(word, rules):
-            put(found, f"select={word}")
+            asked.append(word)
         else:
             raise ValueError(f"unknown word {word!r}: {_allowed(word)}")
-    wanted = {room: room in only for room in catalogue.rooms()} if only else {}
+    if asked:  # beside the rules that are named, those of the diagnostics that are
+        asked += [rule.code for room in only for rule in catalogue.rules(room) if not rule.preview]
+        found["select"] = [*asked, *found.get("select", [])]
+    wanted = {room: room in only for room in catalogue.rooms() if room in only or (only and not asked)}
     return {**wanted, **found}
 
 

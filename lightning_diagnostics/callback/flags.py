@@ -67,7 +67,8 @@ class DiagnosticsFlags:
         """Check the suite's arguments before anything is made, so that what is wrong with them is said alone."""
         settings = _of_subcommand(self.config)
         if settings[KEY] in (None, False, True):  # a file may say "diagnostics: off", or "on"
-            settings[KEY] = type(settings)(preset="standard" if settings[KEY] else "off")
+            arguments = {name: each.default for name, each in inspect.signature(Diagnostics).parameters.items()}
+            settings[KEY] = type(settings)(**{**arguments, "preset": "standard" if settings[KEY] else "off"})
         try:
             Diagnostics(**settings[KEY])
         except (OSError, TypeError, ValueError) as fault:
