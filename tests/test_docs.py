@@ -319,6 +319,21 @@ def test_the_added_diagnostic_passes_its_tests(added: Path) -> None:
     assert pytest_in(added, "tests/diagnostics/test_constant_loss.py").startswith("5 passed")
 
 
+def test_the_added_diagnostic_is_part_of_the_suite_and_the_command(added: Path) -> None:
+    program = """
+import sys
+from lightning_diagnostics import Diagnostics, cli
+from lightning_diagnostics.settings import parse
+print([type(each).__name__ for each in Diagnostics(**parse("thorough,constant_loss"))._children], flush=True)
+sys.argv = ["lightning-diagnostics", "explain", "constant-loss"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=added, capture_output=True, text=True)
+    made, page = done.stdout.split("\n", maxsplit=1)
+    assert made == "['ConstantLossDetector']", done.stderr
+    assert page.startswith("# LOS101 constant-loss")
+
+
 def test_the_added_diagnostic_keeps_the_floors_apart(added: Path) -> None:
     linter = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     done = subprocess.run([sys.executable, "-c", linter, "--no-cache"], cwd=added, capture_output=True, text=True)
