@@ -151,8 +151,6 @@ class Run:
         self._undecided += undecided
         if self._members or not self._announced or not self._shows():
             return
-        self._record.end(ending, step)
-        self._outlet(FOLDER, self._write_record)
         findings = self.journal.findings
         text = terminal.summary(findings, steps=step, undecided=self._undecided, ending=ending)
         self._outlet("the log", lambda _: logger.info("%s", text))
@@ -160,6 +158,8 @@ class Run:
             self._write(finding, "ended")
         if findings:
             self._draw(step)
+        self._record.end(ending, step)  # last: whoever reads that the run is over has all of it
+        self._outlet(FOLDER, self._write_record)
 
     def _shows(self) -> bool:
         """Whether this process is the one that shows."""
