@@ -112,7 +112,10 @@ def report(
     sys.exit(0 if decision.passed else 1)
 
 
-@commands.command(context_settings={"allow_interspersed_args": False})
+@commands.command(
+    context_settings={"allow_interspersed_args": False},
+    epilog="\b\nExample: lightning-diagnostics run --preset light -- torchrun --nproc-per-node 2 train.py",
+)
 @click.option("--preset", type=click.Choice(catalogue.PRESETS), help="How much is looked at.  [default: standard]")
 @click.option("--select", multiple=True, metavar="WORD", help="Ask this rule only (code, name, or name:place-pattern).")
 @click.option("--ignore", multiple=True, metavar="WORD", help="Leave this rule out.")
@@ -131,13 +134,10 @@ def run(
     baseline: str | None,
     command: Sequence[str],
 ) -> None:
-    r"""Run a training command under diagnostics, without a change of its code.
+    """Run a training command under diagnostics, without a change of its code.
 
     The environment variable LIGHTNING_DIAGNOSTICS is set for COMMAND, which then takes the place of this process: its
     signals and its exit status are its own.
-
-    \b
-    Example: lightning-diagnostics run --preset light -- torchrun --nproc-per-node 2 train.py
     """
     from lightning_diagnostics import settings
     from lightning_diagnostics.autoload import VARIABLE
