@@ -82,15 +82,15 @@ def append(folder: str, text: str) -> None:
 
 
 def _read(folder: str) -> bytes:
-    """The findings file as it stands."""
+    """The findings file as it stands; nothing of what is no file, since a device or a pipe may have no end."""
     if "://" in folder:
         files, path = _remote(folder, FINDINGS_FILE)
         return files.cat_file(path) if files.exists(path) else b""
-    try:
-        with open(os.path.join(folder, FINDINGS_FILE), "rb") as file:
-            return file.read()
-    except FileNotFoundError:
+    path = os.path.join(folder, FINDINGS_FILE)
+    if not os.path.isfile(path):
         return b""
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _remote(folder: str, name: str) -> tuple[Any, str]:
