@@ -123,6 +123,11 @@ class Diagnostics(Callback):
         return {**(options or {}), **(wanted if isinstance(wanted, Mapping) else {})}
 
     @property
+    def callbacks(self) -> tuple[DiagnosticCallback, ...]:
+        """The callbacks that it is made of, whether a run lasts or not, e.g. to ask one for what it alone knows."""
+        return tuple(self._children)
+
+    @property
     def findings(self) -> list[Finding]:
         """What was found in the run, by diagnostics that were listed by themselves too, worst first."""
         runs = (callback.table for callback in (*self._inserted, *self._listed))

@@ -165,6 +165,8 @@ def _read_findings(path: str, *, first: int) -> dict[tuple[str, str], tuple[Find
 
 
 def _read(path: str) -> bytes | None:
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # a device or a pipe may have no end
+        raise ValueError(f"{path!r} is no file: expected what a run has written")
     try:
         with open(path, "rb") as file:
             return file.read()

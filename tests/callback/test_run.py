@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import uuid
 from collections.abc import Iterator
 from itertools import pairwise
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from typing_extensions import override
 
 from lightning_diagnostics import Finding, Severity
+from lightning_diagnostics.callback.record import Record
 from lightning_diagnostics.findings.records import RECORD_FILE
 from tests.callback.scripted import Other, Reader, Scripted, blind, close, diagnose, still
 from tests.helpers import fit, heard, trainer
@@ -191,3 +193,11 @@ def test_a_folder_that_cannot_be_written_is_told_of_once_and_the_rest_goes_on(tm
     assert faults[0].getMessage() == "the run's folder cannot be written and is switched off; training goes on"
     assert run.global_step == 2 * BATCHES
     assert len(scripted.findings) == 3
+
+
+@pytest.mark.timeout(30)
+def test_what_stands_in_place_of_the_findings_and_has_no_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "findings.jsonl")
+    record = Record()
+    record.begin(str(tmp_path))
+    assert record.first_line == 1

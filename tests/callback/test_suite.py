@@ -40,7 +40,7 @@ def found(module: Student | None = None, **arguments: Any) -> set[tuple[str, str
 
 
 def children(**arguments: Any) -> dict[str, DiagnosticCallback]:
-    return {type(child).__name__: child for child in Diagnostics(**arguments)._children}
+    return {type(child).__name__: child for child in Diagnostics(**arguments).callbacks}
 
 
 # Its signature.

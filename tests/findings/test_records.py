@@ -215,3 +215,9 @@ def test_the_newest_runs_below_a_folder_are_named(tmp_path: Path, monkeypatch: p
     assert said(".") == f"run folder '.' has neither diagnostics.json nor findings.jsonl: {expected}"
     expected = "the newest run below it: 'a/b/c/d/e/too_deep'"
     assert said("a/b") == f"run folder 'a/b' has neither diagnostics.json nor findings.jsonl: {expected}"
+
+
+@pytest.mark.timeout(30)
+def test_what_is_no_file_is_not_read_for_it_may_have_no_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FINDINGS_FILE)
+    assert said(tmp_path) == f"{str(tmp_path / FINDINGS_FILE)!r} is no file: expected what a run has written"
