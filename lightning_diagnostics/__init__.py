@@ -42,13 +42,18 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562)."""
+    parsing = "jsonargparse" in sys.modules and not name.startswith("_")
     if name not in _REGISTRY:
+        if parsing:
+            import_module("lightning_diagnostics.callback.mistyped").check_class(name)
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}; its public names are {', '.join(__all__)}"
         )
     value = getattr(import_module(_REGISTRY[name]), name)
     if namespaces := sys.modules.get("lightning_diagnostics.callback.namespaces"):
         namespaces.adopt()  # a package may have come since; so that it is asked each time, the name is not kept
+    if parsing and isinstance(value, type):
+        import_module("lightning_diagnostics.callback.mistyped").check_arguments(value)
     return value
 
 

@@ -255,18 +255,56 @@ def test_the_first_line_says_which_value_is_wrong_and_what_is_allowed(
     assert len(done.ours) == 1
 
 
+ARGUMENTS = "preset, activations, graph_leak, select, ignore, baseline, limits, on_finding, at, strict"
+
+
 @pytest.mark.parametrize(
-    ("words", "lines"),
+    ("words", "line"),
     [
-        ((SUITE, f"{OF}presett=light"), ["'lightning_diagnostics.Diagnostics'", "Option 'presett' is not accepted"]),
-        (("--trainer.callbacks+=lightning_diagnostics.Diagnostic",), ["its public names are ActivationMonitor, Diag"]),
+        (
+            (SUITE, f"{OF}presett=light"),
+            f"{OF}presett: Diagnostics has no such argument (did you mean 'preset'?); allowed are {ARGUMENTS}",
+        ),
+        (
+            (GRAPHS, f"{OF}min_age=3", SUITE, f"{OF}graphs=false"),
+            f"{OF}graphs: Diagnostics has no such argument (did you mean 'graph_leak'?); allowed are {ARGUMENTS}",
+        ),
+        (
+            ("--trainer.callbacks+", "lightning_diagnostics.GraphLeakDetector", f"{OF}age", "3"),
+            f"{OF}age: GraphLeakDetector has no such argument (did you mean 'min_age'?); allowed are every_n_train_",
+        ),
+        (
+            ("--trainer.callbacks+=lightning_diagnostics.Diagnostic",),
+            "lightning_diagnostics.Diagnostic: no such class (did you mean 'Diagnostics'?); allowed are Diagnostics, ",
+        ),
+        (
+            ("--config", "wrong_argument.yaml"),
+            f"lightning_diagnostics.Diagnostics: presets: Diagnostics has no such argument (did you mean 'preset'?); "
+            f"allowed are {ARGUMENTS}",
+        ),
+        (
+            ("--config=wrong_class.yaml",),
+            "lightning_diagnostics.Monitor: no such class; allowed are Diagnostics, ActivationMonitor, GraphLeakDet",
+        ),
     ],
-    ids=["argument", "class"],
+    ids=["argument", "of the last", "in words apart", "class", "argument in a file", "class in a file"],
 )
-def test_a_name_that_the_parser_refuses_is_in_its_own_words(
-    words: tuple[str, ...], lines: list[str], desk: Desk
+def test_the_first_line_says_which_name_is_wrong_and_what_is_allowed(
+    words: tuple[str, ...], line: str, desk: Desk
 ) -> None:
+    wrong = {"class_path": "lightning_diagnostics.Diagnostics", "init_args": {"presets": "light"}}
+    desk.files = {
+        "wrong_argument.yaml": yaml.dump({"trainer": {"callbacks+": [wrong]}}),
+        "wrong_class.yaml": yaml.dump({"trainer": {"callbacks+": [{"class_path": "lightning_diagnostics.Monitor"}]}}),
+    }
     done = desk.run(*DATAMODULE.fit, *words)
     assert done.status == 2
-    error = done.err[done.err.index("\nerror: ") :]
-    assert all(line in error for line in lines)
+    assert done.first.startswith(f"lightning_diagnostics ERROR: {line}")
+    assert len(done.ours) == 1
+
+
+def test_the_flags_of_the_users_own_callbacks_are_not_ours_to_judge(desk: Desk) -> None:
+    others = ("--trainer.callbacks+=EarlyStopping", f"{OF}monitor=train_loss", f"{OF}patience=50")
+    done = desk.run(*DATAMODULE.fit, SUITE, f"{OF}preset=light", *others, "--trainer.max_epochs=1")
+    assert done.status == 0, done.err
+    assert [line for line in done.ours if line.startswith("ERROR: --trainer")] == []
