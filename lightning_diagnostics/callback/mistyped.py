@@ -28,6 +28,8 @@ _said: set[str] = set()
 
 def check_class(name: str) -> None:
     """Say that there is no such class, if a flag or a file of this process asks for it."""
+    if not on_the_command_line():
+        return
     path = f"{_PACKAGE}.{name}"
     if any(arg.endswith(path) for arg in sys.argv) or any(path == each for each, _ in _in_files(sys.argv)):
         _say(f"{path}: no such class", name, ["Diagnostics", *catalogue.names().values()])
@@ -35,6 +37,8 @@ def check_class(name: str) -> None:
 
 def check_arguments(kind: type) -> None:
     """Say what flags and files of this process give to a class of ours that it has no argument for."""
+    if not on_the_command_line():
+        return
     name, known = kind.__name__, list(inspect.signature(kind).parameters)
     given = [(f"{_FLAG}.{argument}", argument) for argument in flags_of(name, sys.argv)]
     for path, arguments in _in_files(sys.argv):
@@ -80,8 +84,8 @@ def _classes(content: object) -> Iterator[tuple[str, list[str]]]:
 
 
 def _say(what: str, word: str, known: Sequence[str]) -> None:
-    """Put it into the log, once, where a parser is at work."""
-    if what in _said or not on_the_command_line():
+    """Put it into the log, once."""
+    if what in _said:
         return
     _said.add(what)
     near = get_close_matches(word, known, n=1)
