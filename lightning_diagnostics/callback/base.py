@@ -2,8 +2,12 @@
 
 import contextlib
 import functools
+import hashlib
+import inspect
+import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from typing_extensions import override
@@ -228,6 +232,7 @@ class DiagnosticCallback(Callback):
         if self._run is not None:
             text = self._safely(self.watching, trainer, pl_module) or f"{type(self).__name__}: switched off"
             self._always(self._run.announce, self.state_key, text, insides.log_step(trainer))
+            self._always(self._run.is_whole, self.state_key)  # that it is not is said at the start
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -270,8 +275,14 @@ class DiagnosticCallback(Callback):
             self._run = next((run for run in peers if run is not None and run.serves(trainer)), None) or Run(trainer)
             self.forget()
         if not self._joined:
-            self._run.join(self.state_key)
+            self._run.join(self.state_key, self._terms())
             self._joined = True
+
+    def _terms(self) -> str:
+        """A digest of the arguments: by it the processes of a run know whether they were told the same."""
+        given = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        plain = json.dumps([given, asdict(self._limits)], default=lambda value: type(value).__name__, sort_keys=True)
+        return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
     def _load(self, state: Mapping[str, Any]) -> None:
         if self._run is not None:
@@ -317,6 +328,10 @@ class DiagnosticCallback(Callback):
     def _meet(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring together what all ranks know. Collective: it runs whether this rank is switched off or not."""
         if self._run is None or insides.process_count(trainer) == 1:
+            return
+        if not self._run.is_whole(self.state_key):
+            mine = self._safely(self.share)
+            self._safely(self.take_in, trainer, pl_module, [] if mine is None else [mine])
             return
         shared = [each for each in insides.gather(trainer, self._safely(self.share)) if each is not None]
         self._safely(self.take_in, trainer, pl_module, shared)

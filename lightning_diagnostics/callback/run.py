@@ -12,6 +12,7 @@ from lightning_diagnostics import tensorboard
 from lightning_diagnostics.callback import loggers, terminal
 from lightning_diagnostics.callback.namespaces import Trainer
 from lightning_diagnostics.callback.record import Record, append
+from lightning_diagnostics.callback.roll_call import RollCall
 from lightning_diagnostics.callback.trainer import epoch_end_step, experiments, run_folder
 from lightning_diagnostics.findings import Change, Finding, Journal, Severity
 
@@ -46,6 +47,7 @@ class Run:
         self._laid_out: dict[str, dict[str, list[str]]] = {}  # by category: patterns of tags by title
         self._carried = False
         self._record = Record()
+        self._roll_call = RollCall()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_trainer": None}  # a weak reference cannot be pickled
@@ -59,11 +61,17 @@ class Run:
         """Whether this is the run of that Trainer."""
         return self.trainer is trainer
 
-    def join(self, member: str) -> None:
-        """A diagnostic takes part from here on."""
+    def join(self, member: str, terms: str) -> None:
+        """A diagnostic takes part from here on; the terms are what its like in other processes have to be told, too."""
         if not self._members:
             self._announced, self._undecided = [], []
+        if self.trainer is not None:
+            self._roll_call.enter(self.trainer, len(self._members), member, terms)
         self._members.append(member)
+
+    def is_whole(self, member: str) -> bool:
+        """Whether all processes have this diagnostic, so that they can exchange what it knows."""
+        return self.trainer is not None and self._roll_call.complete(self.trainer, member)
 
     def carry(self, findings: list[Finding]) -> None:
         """Take over the findings of the checkpoint that is resumed."""
@@ -148,6 +156,7 @@ class Run:
         if member not in self._members:
             return
         self._members.remove(member)
+        self._roll_call.leave(member)
         self._undecided += undecided
         if self._members or not self._announced or not self._shows():
             return

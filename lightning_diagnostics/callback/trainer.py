@@ -98,6 +98,18 @@ def gather(trainer: Trainer, value: Any) -> list[Any]:
     return values
 
 
+def shared_count(trainer: Trainer, name: str, *, add: int = 0) -> int:
+    """Add to a number that all processes share, and give it. No collective: it waits for no other process."""
+    count = process_count(trainer)
+    if count == 1:
+        return 1
+    try:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        return int(store.add(f"lightning_diagnostics/{name}", add))
+    except Exception:  # noqa: BLE001  # a backend that keeps none (MPI): as if all were alike
+        return count
+
+
 def stop(trainer: Trainer) -> None:
     """Ask for an end after the current batch."""
     trainer.should_stop = True
