@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from lightning_diagnostics import __version__
+from lightning_diagnostics.findings.files import write_whole
 from lightning_diagnostics.findings.records import FINDINGS_FILE, RECORD_FILE, RUNNING
 
 VERSION = 1
@@ -51,12 +52,19 @@ class Record:
         self.status, self.step, self.ended = ending, step, _now()
 
     def begin(self, folder: str) -> None:
-        """Note, once, where the lines of this run begin: an earlier run may have written into the same folder."""
+        """Note, once, where the lines of this run begin: an earlier run may have written into the same folder.
+
+        What that run was killed in the middle of is ended here, so that our first line is not glued to it.
+        """
         if self.first_line is None:
-            self.first_line = 1 + _read(folder).count(b"\n")
+            before = _read(folder)
+            if before and not before.endswith(b"\n"):
+                append(folder, "\n")
+                before += b"\n"
+            self.first_line = 1 + before.count(b"\n")
 
     def write(self, folder: str) -> None:
-        """Write the file whole, beside the old one, and rename it."""
+        """Write the file, which nobody reads half of."""
         self.begin(folder)
         text = json.dumps(asdict(self), indent=2, default=_plain) + "\n"
         if "://" in folder:
@@ -64,10 +72,7 @@ class Record:
             files.pipe_file(path, text.encode())
             return
         os.makedirs(folder, exist_ok=True)
-        target = os.path.join(folder, RECORD_FILE)
-        with open(f"{target}.tmp", "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(f"{target}.tmp", target)
+        write_whole(os.path.join(folder, RECORD_FILE), text)
 
 
 def append(folder: str, text: str) -> None:

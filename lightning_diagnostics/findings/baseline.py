@@ -1,11 +1,11 @@
 """Baselines: the findings of a project that are known, so that a gate asks about what is new or has become worse."""
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+from lightning_diagnostics.findings.files import write_whole
 from lightning_diagnostics.findings.finding import Finding, Severity
 
 VERSION = 1
@@ -21,8 +21,6 @@ def write_baseline(
     path: str | os.PathLike[str], findings: Iterable[Finding], *, at: Severity = Severity.WARNING
 ) -> int:
     """Write the open findings as a baseline: one a line and sorted, so that a difference reads well.
-
-    The file is written beside the old one and renamed, so that nobody reads half of it.
 
     Args:
         path: The file; one that is there is replaced.
@@ -41,15 +39,9 @@ def write_baseline(
     listed = sorted((f for f in findings if f.status == "open" and f.severity >= at), key=lambda f: f.key)
     lines = ",\n".join("    " + _entry(finding) for finding in listed)
     text = f'{{\n  "version": {VERSION},\n  "findings": [{f"{chr(10)}{lines}{chr(10)}  " if listed else ""}]\n}}\n'
-    draft = f"{target}.{os.getpid()}.tmp"
     try:
-        # What no encoding has (half a pair of surrogates in a key of a dict) is written as JSON's own escape.
-        with open(draft, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
-        os.replace(draft, target)
+        write_whole(target, text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.remove(draft)
         raise _error(path, type(error), f"cannot be written ({error.strerror})") from None
     return len(listed)
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.multiprocessing
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_diagnostics import ActivationMonitor, Diagnostics, GraphLeakDetector, Severity, catalogue
 from lightning_diagnostics.callback import DiagnosticCallback
+from lightning_diagnostics.callback.record import Record
 from lightning_diagnostics.findings import limit_table
 from lightning_diagnostics.findings.baseline import write_baseline
 from lightning_diagnostics.findings.records import RECORD_FILE, read_run
@@ -294,6 +296,27 @@ def test_what_an_earlier_run_found_in_the_same_folder_is_not_of_this_run(tmp_pat
     resumed.fit_loop.max_epochs = 3
     fit(resumed, Both())
     assert diagnosed(list(read_run(tmp_path / "run").findings)) == {DEAD, LEAK}
+
+
+def test_what_an_earlier_run_was_killed_in_the_middle_of_spoils_no_line_of_this_one(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "findings.jsonl").write_text('{"event": "opened"}\n{"event": "opened", "co')
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Lightning's: the folder is not empty
+        fit(trainer(Diagnostics(strict=True), max_epochs=1, logger=CSVLogger(tmp_path, name="", version="run")), Both())
+    assert diagnosed(list(read_run(folder).findings)) == {DEAD, LEAK}
+    assert json.loads((folder / RECORD_FILE).read_text())["first_line"] == 3
+
+
+def _write(rank: int, folder: Path) -> None:
+    for _ in range(500):
+        Record(enabled_by=str(rank)).write(str(folder))
+
+
+def test_two_processes_that_write_one_record_do_not_take_each_others_draft(tmp_path: Path) -> None:
+    torch.multiprocessing.start_processes(_write, (tmp_path,), nprocs=2, start_method="fork")
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD_FILE]
 
 
 # Bad input.
