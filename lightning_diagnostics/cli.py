@@ -94,13 +94,13 @@ def report(
     from lightning_diagnostics.findings.gate import gate
     from lightning_diagnostics.findings.records import read_run
 
-    if baseline and write_baseline:
+    if baseline is not None and write_baseline is not None:
         raise Misuse("--baseline and --write-baseline exclude each other: what is written is every open finding")
     try:
         record = read_run(run_folder)
-        known = baselines.read_baseline(baseline) if baseline else None
+        known = baselines.read_baseline(baseline) if baseline is not None else None
         _put(_report(record, form, known), output)
-        if write_baseline:
+        if write_baseline is not None:
             mildest = min(Severity.WARNING, _GATE[fail_on] or Severity.WARNING)
             number = baselines.write_baseline(write_baseline, record.findings, at=mildest)
             click.echo(f"Wrote {number} open finding{'s' * (number != 1)} to {write_baseline}.", err=True)
@@ -144,11 +144,11 @@ def run(
 
     given = {"preset": preset, "select": _words(select), "ignore": _words(ignore), "baseline": baseline}
     try:
-        arguments = {"preset": "standard", **(settings.read(config) if config else {})}
-        arguments |= {name: value for name, value in given.items() if value}
+        asked: dict[str, Any] = {name: value for name, value in given.items() if value not in (None, [])}
         for option in options:
-            settings.put(arguments, option)
-        value = _checked(arguments)
+            settings.put(asked, option)
+        below = {"preset": "standard", **(settings.read(config) if config is not None else {})}
+        value = _checked(settings.merged(below, asked))
     except (OSError, TypeError, ValueError) as error:
         raise Misuse(str(error)) from None
     _become(command, {**os.environ, VARIABLE: value})
@@ -208,16 +208,17 @@ def _checked(arguments: dict[str, Any]) -> str:
     from lightning_diagnostics import settings
     from lightning_diagnostics.findings import read_baseline
 
-    if isinstance(arguments.get("baseline"), str):
-        arguments["baseline"] = os.path.abspath(arguments["baseline"])  # the command may change its folder
+    baseline = arguments.get("baseline")
+    if baseline is not None:
+        if baseline and isinstance(baseline, str):
+            arguments["baseline"] = os.path.abspath(baseline)  # the command may change its folder
         read_baseline(arguments["baseline"])
     settings.check(arguments)
-    value = json.dumps(arguments)
     if arguments.keys() - _LIGHT:
         from lightning_diagnostics.callback.suite import Diagnostics  # knows the options of each diagnostic
 
         Diagnostics(**arguments)
-    return value
+    return json.dumps(arguments)
 
 
 def _become(command: Sequence[str], environment: dict[str, str]) -> NoReturn:

@@ -98,6 +98,15 @@ def put(arguments: dict[str, Any], option: str) -> None:
         raise ValueError(f"{key} is given twice, as {arguments[last]!r} and as {value!r}: expected one value")
 
 
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of one mapping over those of another; options and limits are joined, and all else is replaced."""
+    found = {**below}
+    for name, value in above.items():
+        under = found.get(name)
+        found[name] = merged(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
 def check(arguments: Mapping[str, Any]) -> None:
     """Check the names in the arguments of the suite, which checks everything else itself.
 

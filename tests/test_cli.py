@@ -319,6 +319,12 @@ def test_what_is_wrong_with_a_folder_or_a_baseline_is_the_first_line(folder: Pat
     assert bad("report", folder).startswith(f"Error: {str(folder / FINDINGS_FILE)!r}, line 1: is not JSON (")
 
 
+def test_an_empty_name_of_a_file_is_not_passed_over(folder: Path) -> None:
+    assert bad("report", folder, "--baseline", "").startswith("Error: baseline '': no such file; ")
+    done = run("report", folder, "--write-baseline", "")
+    assert (done.returncode, done.stderr) == (2, "Error: baseline '': is a folder; a baseline is a file\n")
+
+
 def test_a_baseline_is_read_or_written_not_both(folder: Path, tmp_path: Path) -> None:
     path = str(tmp_path / "known.json")
     expected = "--baseline and --write-baseline exclude each other: what is written is every open finding"
@@ -385,6 +391,28 @@ def test_options_win_over_the_file_and_a_baseline_is_found_from_anywhere(tmp_pat
     assert given("--config", "cli.yaml", cwd=tmp_path) == {"preset": "light"}
     (tmp_path / "empty.yaml").write_text("")
     assert given("--config", "empty.yaml", cwd=tmp_path) == {"preset": "standard"}
+
+
+@pytest.mark.parametrize(
+    ("content", "option", "arguments"),
+    [
+        ("", "preset=light", {"preset": "light"}),
+        ("preset: light", "preset=thorough", {"preset": "thorough"}),
+        (
+            "activations: {every_n_train_steps: 9, max_layers: 3}",
+            "activations.every_n_train_steps=20",
+            {"preset": "standard", "activations": {"every_n_train_steps": 20, "max_layers": 3}},
+        ),
+        ("activations: {max_layers: 3}", "activations=off", {"preset": "standard", "activations": False}),
+        ("ignore: null\nselect: MEM", "ignore=ACT801", {"preset": "standard", "select": "MEM", "ignore": ["ACT801"]}),
+        ("ignore: [MEM901]", "ignore=ACT801", {"preset": "standard", "ignore": ["ACT801"]}),
+    ],
+)
+def test_an_option_wins_over_what_stands_in_the_file(
+    tmp_path: Path, content: str, option: str, arguments: dict[str, Any]
+) -> None:
+    (tmp_path / "suite.yaml").write_text(content)
+    assert given("--config", "suite.yaml", "--option", option, cwd=tmp_path) == arguments
 
 
 def test_what_the_environment_asked_for_before_is_replaced() -> None:
@@ -468,7 +496,7 @@ def test_a_command_that_is_not_there_or_cannot_be_run_is_named_as_shells_do(tmp_
             ["--config", "list.yaml"],
             "the file 'list.yaml' holds [1]: expected arguments of Diagnostics by name, e.g. preset: thorough",
         ),
-        (["--config", "date.yaml"], "Object of type date is not JSON serializable"),
+        (["--config", "date.yaml"], "baseline=datetime.date(2020, 1, 1): expected the path of a file"),
     ],
 )
 def test_what_cannot_be_understood_is_said_before_anything_starts(tmp_path: Path, words: list[str], error: str) -> None:
@@ -487,6 +515,9 @@ def test_what_cannot_be_understood_is_said_before_anything_starts(tmp_path: Path
         (["--option", "limits.dead-units.share=x"], "activations: limit 'dead-units.share' is 'x': expected a number"),
         (["--config", "bad.yaml"], "the file 'bad.yaml' is not YAML (while parsing"),
         (["--baseline", "bad.yaml"], "baseline 'FOLDER/bad.yaml': is not JSON ("),
+        (["--baseline", ""], "baseline '': no such file; write one with: "),
+        (["--config", ""], "the file '' cannot be read (No such file or directory)"),
+        (["--preset", "light", "--option", "preset=thorough"], "preset is given twice, as 'light' and as 'thorough'"),
     ],
 )
 def test_what_the_suite_would_refuse_is_said_before_anything_starts(

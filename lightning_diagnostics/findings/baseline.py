@@ -54,8 +54,11 @@ def read_baseline(path: str | os.PathLike[str]) -> dict[tuple[str, str], Severit
 
     Raises:
         OSError: if there is no such file, or it cannot be read.
+        TypeError: if it is no path.
         ValueError: if it is no baseline, or one of a version that is not known.
     """
+    if not isinstance(path, str | os.PathLike):  # a number is an open file to Python: 1 is the standard output
+        raise TypeError(f"baseline={path!r}: expected the path of a file")
     try:
         with open(path, encoding="utf-8-sig") as file:
             plain: Any = json.load(file)

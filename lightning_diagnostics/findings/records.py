@@ -83,6 +83,8 @@ def read_run(folder: str | os.PathLike[str]) -> RunRecord:
     found = found or {}
     findings = tuple(in_order(finding for finding, _ in found.values()))
     lines = {key: number for key, (_, number) in found.items()}
+    if record is not None and record["status"] == RUNNING:  # the record has the step at which training started
+        record["step"] = max([record["step"] or 0, *(finding.last_step for finding in findings)])
     return RunRecord(path, findings, lines, **(record or {}))
 
 

@@ -168,6 +168,17 @@ def test_a_file_that_is_not_there_and_a_folder_are_told_apart(tmp_path: Path) ->
     assert str(folder.value) == f"baseline {str(tmp_path)!r}: is a folder; {how}"
 
 
+@pytest.mark.parametrize("path", [True, 1, ["known.json"]])
+def test_what_is_no_path_is_not_opened_since_a_number_is_an_open_file(
+    path: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        read_baseline(path)
+    assert str(caught.value) == f"baseline={path!r}: expected the path of a file"
+    print("the standard output is open still")  # noqa: T201
+    assert capfd.readouterr().out == "the standard output is open still\n"
+
+
 def test_what_a_user_adds_is_passed_over_and_the_worst_of_two_entries_counts(tmp_path: Path) -> None:
     entry = {"code": "A", "where": None, "severity": "error", "reason": "agreed"}
     content = {"version": 1, "owner": "us", "findings": [entry, {**entry, "severity": "WARNING"}]}

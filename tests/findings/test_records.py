@@ -59,6 +59,12 @@ def test_a_record_is_read_whole(tmp_path: Path) -> None:
     assert read_run(write_run(tmp_path)) == expected
 
 
+def test_a_run_that_goes_on_has_come_as_far_as_its_findings_say(tmp_path: Path) -> None:
+    assert read_run(write_run(tmp_path / "a", line(found(last_step=300)))).step == 300
+    finished = {**RECORD, "status": "finished"}
+    assert read_run(write_run(tmp_path / "b", line(found(last_step=300)), record=finished)).step == 120
+
+
 def test_an_old_run_has_findings_alone_and_the_rest_is_unknown(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, line(found()), record=None))
     assert run == RunRecord(str(tmp_path), (found(),), {("TST101", "model.a"): 1})
