@@ -188,11 +188,10 @@ class Diagnostics(Callback):
         return True
 
     def _withdraw(self, trainer: Trainer) -> list[DiagnosticCallback]:
-        """Take our callbacks out of the Trainer's list; gives those that were in it."""
+        """Take our callbacks out of the Trainer's list; gives those that were put in (the user may have another now)."""
         callbacks = _callbacks(trainer)
-        ours = [callback for callback in callbacks if any(callback is child for child in self._children)]
-        callbacks[:] = [callback for callback in callbacks if not any(callback is child for child in ours)]
-        return ours
+        callbacks[:] = [callback for callback in callbacks if not any(callback is child for child in self._children)]
+        return self._inserted
 
 
 def _callbacks(trainer: Trainer) -> list[Any]:

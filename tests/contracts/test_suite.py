@@ -4,6 +4,7 @@ import copy
 import functools
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning.pytorch.tuner import Tuner
 
 from lightning_diagnostics import Diagnostics
 from lightning_diagnostics.callback import DiagnosticCallback
+from lightning_diagnostics.findings.records import read_run
 from tests.contracts.cells import Cell, Outcome, Recorder, differences, every_cell, outcomes, run
 from tests.contracts.planting import PlantedError, planted
 from tests.contracts.situations import situations
@@ -164,6 +166,29 @@ def test_a_run_whose_end_nobody_told_the_suite_of_leaves_nothing_to_the_next() -
     fit(again, module)
     assert peeks.seen == [member.name for member in KINDS]
     _clean(diagnostics, module, again, before)
+
+
+@pytest.mark.parametrize("fault", [None, ValueError("mine")], ids=repr)
+def test_a_list_that_the_user_replaces_in_mid_run_leaves_nothing_alive(
+    fault: BaseException | None, tmp_path: Path
+) -> None:
+    class Replaces(Callback):
+        """Puts a list of his own in the place of the Trainer's in mid-step, and so leaves ours out."""
+
+        def on_before_zero_grad(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == BATCHES - 1:
+                trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, DiagnosticCallback)]
+                if fault is not None:
+                    raise fault
+
+    diagnostics, module = suite(), LossList(sick=True)
+    logger = CSVLogger(tmp_path, name="", version="run")
+    again = trainer(diagnostics, Replaces(), max_epochs=1, logger=logger)
+    before = list(again.callbacks)
+    with pytest.raises(ValueError, match="mine") if fault else nullcontext():
+        fit(again, module)
+    _clean(diagnostics, module, again, before)
+    assert read_run(tmp_path / "run").status == ("ended by ValueError" if fault else "finished")
 
 
 # Promise 2: a fault in one of them is the fault of that one.
