@@ -57,7 +57,7 @@ def read_baseline(path: str | os.PathLike[str]) -> dict[tuple[str, str], Severit
         TypeError: if it is no path.
         ValueError: if it is no baseline, or one of a version that is not known.
     """
-    if not isinstance(path, str | os.PathLike):  # a number is an open file to Python: 1 is the standard output
+    if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]  # 1 is the standard output
         raise TypeError(f"baseline={path!r}: expected the path of a file")
     try:
         with open(path, encoding="utf-8-sig") as file:
