@@ -11,7 +11,8 @@ from lightning_diagnostics.callback import terminal
 
 logger = logging.getLogger("lightning_diagnostics")
 
-_PARSERS = ("jsonargparse",)
+_PARSER = "jsonargparse"
+_CALLER = "jsonargparse._cli"  # calls a function of the user's, who makes things there himself
 _SAID = "_lightning_diagnostics_said"  # on an error that has been put into the log
 
 
@@ -19,8 +20,9 @@ def on_the_command_line() -> bool:
     """Whether an object is being made by a parser of command lines, Lightning's CLI for one."""
     frame = sys._getframe()
     while frame is not None:
-        if str(frame.f_globals.get("__name__", "")).partition(".")[0] in _PARSERS:
-            return True
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] == _PARSER:
+            return module != _CALLER
         frame = frame.f_back
     return False
 

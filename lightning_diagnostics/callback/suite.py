@@ -188,7 +188,7 @@ class Diagnostics(Callback):
         return True
 
     def _withdraw(self, trainer: Trainer) -> list[DiagnosticCallback]:
-        """Take our callbacks out of the Trainer's list; gives those that were put in (the user may have another now)."""
+        """Take our callbacks out of the Trainer's list; gives those that were put in (it may be another list now)."""
         callbacks = _callbacks(trainer)
         callbacks[:] = [callback for callback in callbacks if not any(callback is child for child in self._children)]
         return self._inserted

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import pytest
 import torch.multiprocessing
 from lightning.pytorch.loggers import CSVLogger
@@ -277,6 +278,18 @@ def test_the_record_of_callbacks_by_themselves_and_of_a_run_that_is_ended(tmp_pa
     assert (alone.enabled_by, alone.settings, alone.status) == ("the callbacks of the Trainer", None, "finished")
     assert isinstance(alone.diagnostics, Mapping)
     assert list(alone.diagnostics) == ["ActivationMonitor"]
+
+
+def test_a_suite_that_a_function_makes_is_not_one_of_the_command_line() -> None:
+    """A program may be called by a parser as a whole; what is wrong there reaches it as it is."""
+
+    def program(preset: str = "standard") -> str:
+        return Diagnostics(preset=preset).enabled_by  # type: ignore[arg-type]
+
+    assert jsonargparse.auto_cli(program, args=[]) == "the callbacks of the Trainer"
+    with heard() as records, pytest.raises(ValueError, match="preset='fast'"):
+        jsonargparse.auto_cli(program, args=["--preset=fast"])
+    assert records == []
 
 
 def test_what_an_earlier_run_found_in_the_same_folder_is_not_of_this_run(tmp_path: Path) -> None:
