@@ -6,9 +6,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import yaml
-
 from lightning_diagnostics import catalogue
+from lightning_diagnostics.callback.configs import CONFIGS, content_of
 from lightning_diagnostics.callback.namespaces import adopt
 from lightning_diagnostics.callback.suite import Diagnostics
 from lightning_diagnostics.settings import parse
@@ -20,7 +19,6 @@ KEY = "diagnostics"
 """What the suite's flags begin with (``--diagnostics.preset``) and what it is called in a file."""
 
 _FLAG = f"--{KEY}"
-_CONFIGS = ("--config", "-c")
 _HELP = (
     f"A preset ({', '.join(catalogue.PRESETS)}), off, the names or codes of what is wanted, or a YAML file with the "
     "arguments below. On if it is not given."
@@ -96,7 +94,7 @@ def spelled_out(args: Sequence[str]) -> list[str]:
             arg = _spelled_out(word)
         elif name.startswith(f"{_FLAG}."):
             _check_name(name.removeprefix(f"{_FLAG}."), name, f"{_FLAG}.")
-        elif name in _CONFIGS and (equals or rest):
+        elif name in CONFIGS and (equals or rest):
             _check_file(word if equals else rest[0])
         found.append(arg)
     return found
@@ -126,12 +124,7 @@ def _check_name(name: str, source: str, prefix: str = "") -> None:
 
 def _check_file(path: str) -> None:
     """Refuse what a file of ``--config`` says of the suite, where the parser would not say what to write."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except (OSError, ValueError, yaml.YAMLError):
-        return  # the parser says so
-    _check_content(path, content)
+    _check_content(path, content_of(path))
 
 
 def _check_content(source: str, content: object) -> None:

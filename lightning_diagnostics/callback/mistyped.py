@@ -3,24 +3,20 @@
 The parser says it too, but at the end of pages of usage and amid what else it has tried.
 """
 
-import contextlib
 import inspect
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
-
-import yaml
 
 from lightning_diagnostics import catalogue
 from lightning_diagnostics.callback import terminal
 from lightning_diagnostics.callback.arguments import on_the_command_line
+from lightning_diagnostics.callback.configs import CONFIGS, content_of
 
 logger = logging.getLogger("lightning_diagnostics")
 
 _FLAG = "--trainer.callbacks"
-_CONFIGS = ("--config", "-c")
 _OF_THE_PARSER = ("class_path", "init_args", "dict_kwargs", "help")  # which follow the flag, too
 _PACKAGE = __name__.partition(".")[0]
 _said: set[str] = set()
@@ -66,9 +62,8 @@ def _in_files(args: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Class paths in the files of a command line, and the names of the arguments beside each."""
     for arg, following in zip(args, [*args[1:], ""], strict=True):
         flag, equals, value = arg.partition("=")
-        if flag in _CONFIGS:
-            with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # the parser says so
-                yield from _classes(yaml.safe_load(Path(value if equals else following).read_text("utf-8")))
+        if flag in CONFIGS:
+            yield from _classes(content_of(value if equals else following))
 
 
 def _classes(content: object) -> Iterator[tuple[str, list[str]]]:

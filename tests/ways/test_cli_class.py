@@ -101,6 +101,18 @@ def test_flags_and_files_say_what_the_suite_does(
     )
 
 
+def test_a_configuration_may_come_through_a_pipe(desk: Desk) -> None:
+    """As of ``--config <(make_config)``: it can be read once."""
+    program = """import os, runpy, sys, threading
+os.mkfifo("pipe")
+texts = open("datamodule.yaml").read(), ""  # who reads again has nothing
+threading.Thread(target=lambda: [open("pipe", "w").write(text) for text in texts], daemon=True).start()
+sys.argv = ["script.py", "fit", "--config", "pipe", "--diagnostics=light"]
+runpy.run_path("suite_cli.py", run_name="__main__")
+"""
+    assert desk.good(program).settings == {"preset": "light"}
+
+
 @pytest.mark.parametrize("flags", ["--diagnostics=thorough --diagnostics.ignore+=MEM", "--diagnostics=off"])
 def test_what_is_printed_can_be_fed_back(flags: str, desk: Desk) -> None:
     words = (*FIT, "--config", "thorough.yaml", *flags.split())
