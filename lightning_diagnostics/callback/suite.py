@@ -118,7 +118,7 @@ class Diagnostics(Callback):
         if self.preset == "off" or wanted is False:
             return None
         options = kind.presets.get(self.preset, {})
-        if not wanted and (options is None or not any(map(self._selection.selects, kind.rules))):
+        if not wanted and (options is None or not any(map(self._selection.selects, (*kind.rules, kind.blind_rule)))):
             return None
         return {**(options or {}), **(wanted if isinstance(wanted, Mapping) else {})}
 

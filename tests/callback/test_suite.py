@@ -152,6 +152,8 @@ def test_a_diagnostic_of_whose_rules_none_is_asked_is_left_out_unless_its_keywor
     assert list(children(select=["MEM101"], activations=True)) == ["ActivationMonitor", "GraphLeakDetector"]
     assert list(children(ignore=["ACT"])) == ["ActivationMonitor", "GraphLeakDetector"]  # its charts are wanted still
     assert children(select=[]) == {}
+    for member in KINDS:
+        assert list(children(select=[member.kind.blind_rule.code])) == [member.name]
 
 
 def test_what_is_ignored_neither_acts_nor_is_told_nor_written(tmp_path: Path) -> None:
