@@ -141,7 +141,7 @@ class Diagnostics(Callback):
         callbacks = _callbacks(trainer)
         self._listed = [callback for callback in callbacks if isinstance(callback, DiagnosticCallback)]
         self._inserted = []
-        if self._stands_back(callbacks, aloud=trainer.is_global_zero):
+        if self._stands_back(callbacks, aloud=trainer.is_global_zero and stage == "fit"):
             return
         self._inserted = [
             child for child in self._children if not any(isinstance(other, type(child)) for other in self._listed)

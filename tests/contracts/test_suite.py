@@ -296,7 +296,8 @@ def test_of_two_suites_the_first_acts_and_the_other_says_that_it_stands_back() -
     first, second, peeks = suite(), suite(preset="thorough"), _Peeks()
     second.enabled_by = "LIGHTNING_DIAGNOSTICS=thorough"
     with heard() as records:
-        fit(trainer(first, second, peeks, max_epochs=1), LossList(sick=True))
+        again = fit(trainer(first, second, peeks, max_epochs=1), LossList(sick=True))
+        again.validate(Student(), loader(2, shuffle=False), verbose=False)
     assert peeks.seen == [member.name for member in KINDS]
     said = [record.getMessage() for record in records if "stands back" in record.getMessage()]
     assert said == [
