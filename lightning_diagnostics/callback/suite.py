@@ -105,7 +105,8 @@ class Diagnostics(Callback):
         for room, kind in _kinds().items():
             options = self._options(room, kind, diagnostics.get(room))
             if options is not None:
-                child = _made(room, kind, {**common, "limits": own_limits.get(room), **options})
+                limits_here = _joined(own_limits.get(room), options.get("limits"))
+                child = _made(room, kind, {**common, **options, "limits": limits_here})
                 child.restrict(self._selection)
                 self._children.append(child)
         self._listed: list[DiagnosticCallback] = []  # those of the Trainer's list, ours and the user's
@@ -246,6 +247,13 @@ def _limits_by_room(limits: Mapping[str, float] | None) -> dict[str, dict[str, f
             raise ValueError(f"unknown limit {word!r}: allowed are {', '.join(map(repr, homes))}")
         found.setdefault(homes[key], {})[key] = value
     return found
+
+
+def _joined(limits: dict[str, float] | None, options: Any) -> Any:
+    """The limits given for all, and over them those among the options of a diagnostic (which it checks itself)."""
+    if limits is None or options is None:
+        return limits if options is None else options
+    return {**limits, **options} if isinstance(options, Mapping) else options
 
 
 def _made(room: str, kind: type[DiagnosticCallback], arguments: dict[str, Any]) -> DiagnosticCallback:

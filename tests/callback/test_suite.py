@@ -206,6 +206,20 @@ def test_limits_go_to_the_diagnostic_that_has_them_by_name_or_code() -> None:
     assert found(limits={"retained-graph.steps": 3}) == {DEAD, LEAK}
 
 
+def limits_of(callback: DiagnosticCallback) -> dict[str, float]:
+    table = limit_table(callback.default_limits)
+    return {key: getattr(callback._limits, item.name) for key, (item, _) in table.items()}
+
+
+def test_limits_among_the_options_of_a_diagnostic_go_before_those_for_all_and_leave_the_others() -> None:
+    given = {"dead-units.share": 0.7, "dying-units.share": 0.8, "retained-graph.steps": 12}
+    made = children(limits=given, activations={"limits": {"ACT101.share": 0.9}}, graph_leak={"min_age": 3})
+    assert limits_of(made["ActivationMonitor"]).items() >= {"dead-units.share": 0.9, "dying-units.share": 0.8}.items()
+    assert limits_of(made["GraphLeakDetector"])["retained-graph.steps"] == 12
+    with pytest.raises(TypeError, match="activations: limits=3: expected a mapping"):
+        Diagnostics(limits=given, activations={"limits": 3})
+
+
 def test_every_limit_of_every_diagnostic_can_be_set() -> None:
     for member in KINDS:
         for key, (_, described) in limit_table(member.kind.default_limits).items():
