@@ -21,6 +21,7 @@ from lightning_diagnostics.findings import (
     limit_table,
 )
 from lightning_diagnostics.findings.baseline import read_baseline
+from lightning_diagnostics.settings import merged
 
 logger = logging.getLogger("lightning_diagnostics")
 
@@ -105,8 +106,7 @@ class Diagnostics(Callback):
         for room, kind in _kinds().items():
             options = self._options(room, kind, diagnostics.get(room))
             if options is not None:
-                limits_here = _joined(own_limits.get(room), options.get("limits"))
-                child = _made(room, kind, {**common, **options, "limits": limits_here})
+                child = _made(room, kind, merged({**common, "limits": own_limits.get(room)}, options))
                 child.restrict(self._selection)
                 self._children.append(child)
         self._listed: list[DiagnosticCallback] = []  # those of the Trainer's list, ours and the user's
@@ -142,8 +142,11 @@ class Diagnostics(Callback):
         callbacks = _callbacks(trainer)
         self._listed = [callback for callback in callbacks if isinstance(callback, DiagnosticCallback)]
         self._inserted = []
-        if self._stands_back(callbacks, aloud=trainer.is_global_zero and stage == "fit"):
+        aloud = trainer.is_global_zero and stage == "fit"
+        if self._stands_back(callbacks, aloud=aloud):
             return
+        if not self._children and self.preset != "off":
+            _tell("nothing is watched: the arguments (%s) leave no diagnostic", self.enabled_by, aloud=aloud)
         self._inserted = [
             child for child in self._children if not any(isinstance(other, type(child)) for other in self._listed)
         ]
@@ -179,13 +182,8 @@ class Diagnostics(Callback):
         suites = [callback for callback in callbacks if isinstance(callback, Diagnostics)]
         if suites[0] is self:
             return False
-        terminal.set_up()
-        logger.log(
-            logging.INFO if aloud else logging.DEBUG,
-            "there is a suite of diagnostics already (%s); the one of %s stands back",
-            suites[0].enabled_by,
-            self.enabled_by,
-        )
+        why = "diagnostics are off" if suites[0].preset == "off" else "there is a suite of diagnostics already"
+        _tell(f"{why} (%s); the one of %s stands back", suites[0].enabled_by, self.enabled_by, aloud=aloud)
         return True
 
     def _withdraw(self, trainer: Trainer) -> list[DiagnosticCallback]:
@@ -198,6 +196,12 @@ class Diagnostics(Callback):
 def _callbacks(trainer: Trainer) -> list[Any]:
     """The Trainer's own list, not a copy."""
     return cast(Any, trainer).callbacks
+
+
+def _tell(text: str, *ways: str, aloud: bool) -> None:
+    """Say what the suite does about itself."""
+    terminal.set_up()
+    logger.log(logging.INFO if aloud else logging.DEBUG, text, *ways)
 
 
 # What a keyword may be.
@@ -247,13 +251,6 @@ def _limits_by_room(limits: Mapping[str, float] | None) -> dict[str, dict[str, f
             raise ValueError(f"unknown limit {word!r}: allowed are {', '.join(map(repr, homes))}")
         found.setdefault(homes[key], {})[key] = value
     return found
-
-
-def _joined(limits: dict[str, float] | None, options: Any) -> Any:
-    """The limits given for all, and over them those among the options of a diagnostic (which it checks itself)."""
-    if limits is None or options is None:
-        return limits if options is None else options
-    return {**limits, **options} if isinstance(options, Mapping) else options
 
 
 def _made(room: str, kind: type[DiagnosticCallback], arguments: dict[str, Any]) -> DiagnosticCallback:
