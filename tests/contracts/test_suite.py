@@ -163,8 +163,10 @@ def test_a_run_whose_end_nobody_told_the_suite_of_leaves_nothing_to_the_next() -
         fit(again, module)
     assert Spoils.spoiled
     peeks.end = lambda: None
-    fit(again, module)
+    with heard() as records:
+        fit(again, module)
     assert peeks.seen == [member.name for member in KINDS]
+    assert records[-1].getMessage().startswith("Run finished"), "this time they were told"
     _clean(diagnostics, module, again, before)
 
 
