@@ -101,6 +101,21 @@ def test_off_is_nothing_at_all() -> None:
     assert records == []
 
 
+def test_a_suite_that_is_off_is_said_to_be_where_another_stands_back_for_it() -> None:
+    with heard() as records:
+        fit(trainer(Diagnostics(preset="off"), Diagnostics(), max_epochs=1), Both())
+    way = "the callbacks of the Trainer"
+    assert [record.getMessage() for record in records] == [f"diagnostics are off ({way}); the one of {way} stands back"]
+
+
+@pytest.mark.parametrize("arguments", [dict.fromkeys(catalogue.rooms(), False), {"select": []}], ids=str)
+def test_that_nothing_is_watched_is_said_unless_it_is_off(arguments: dict[str, Any]) -> None:
+    with heard() as records:
+        fit(trainer(Diagnostics(**arguments), max_epochs=1), Both())
+    said = "nothing is watched: the arguments (the callbacks of the Trainer) leave no diagnostic"
+    assert [record.getMessage() for record in records] == [said]
+
+
 def test_a_keyword_leaves_a_diagnostic_out_or_sets_its_options_over_the_preset() -> None:
     made = children(preset="thorough", graph_leak=False, activations={"max_layers": 3})
     monitor = made["ActivationMonitor"]
