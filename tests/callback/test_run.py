@@ -127,6 +127,28 @@ def test_the_file_lies_where_the_logger_writes(kind: type[Any], tmp_path: Path) 
     assert [path.parent for path in tmp_path.rglob(FILE)] == [tmp_path / "name" / "version_0"] == [Path(logger.log_dir)]
 
 
+class Peeking(Elsewhere):
+    """Notes how the record says that the run stands, whenever the findings are shown in this logger."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.seen: list[tuple[str, str]] = []
+
+    @property
+    def experiment(self) -> None:
+        if (self._folder / FILE).is_file() and (self._folder / RECORD_FILE).is_file():
+            status = json.loads((self._folder / RECORD_FILE).read_text(encoding="utf-8"))["status"]
+            self.seen.append((_read(self._folder)[-1]["event"], status))
+
+
+def test_that_the_run_is_over_is_written_when_all_else_is(tmp_path: Path) -> None:
+    logger = Peeking(tmp_path)
+    fit(trainer(Scripted(SCRIPT), logger=logger), Student())
+    assert logger.seen[-1] == ("ended", "running")
+    assert {status for _, status in logger.seen} == {"running"}
+    assert json.loads((tmp_path / RECORD_FILE).read_text(encoding="utf-8"))["status"] == "finished"
+
+
 def test_of_several_loggers_the_first_that_has_a_folder_gets_the_file(tmp_path: Path) -> None:
     loggers = [Elsewhere(None), Elsewhere(tmp_path / "first"), Elsewhere(tmp_path / "second")]
     fit(trainer(Scripted(SCRIPT), logger=loggers), Student())

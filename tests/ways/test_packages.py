@@ -136,9 +136,10 @@ def test_command_lines_of_the_other_package(project: str, other_desk: Desk) -> N
     assert done.first.startswith("lightning_diagnostics ERROR: Diagnostics: preset='fast': allowed are 'light', ")
 
 
-def test_a_command_line_of_a_script_that_imports_both(torch_desk: Desk) -> None:
+@pytest.mark.parametrize("first", ["from lightning import pytorch", TITLES["ours"]], ids=["lightning", "ours"])
+def test_a_command_line_of_a_script_that_imports_something_else_before(first: str, torch_desk: Desk) -> None:
     torch_desk.package = OTHER
-    text = f"from lightning import pytorch\nfrom {OTHER}.cli import LightningCLI\nfrom networks import Net, Data\n"
+    text = f"{first}\nfrom {OTHER}.cli import LightningCLI\nfrom networks import Net, Data\n"
     done = torch_desk.good(f"{text}LightningCLI(Net, Data)", "fit", "--config", "datamodule.yaml", SUITE)
     assert done.found >= KNOWN
 
