@@ -281,7 +281,7 @@ class DiagnosticCallback(Callback):
     def _terms(self) -> str:
         """A digest of the arguments: by it the processes of a run know whether they were told the same."""
         given = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
-        plain = json.dumps([given, asdict(self._limits)], default=lambda value: type(value).__name__, sort_keys=True)
+        plain = json.dumps([given, asdict(self._limits)], default=lambda value: type(value).__name__, skipkeys=True)
         return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
     def _load(self, state: Mapping[str, Any]) -> None:
