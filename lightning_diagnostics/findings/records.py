@@ -99,7 +99,10 @@ def _folder(path: str) -> str:
             )
         return os.path.dirname(path) or "."
     if not os.path.isdir(path):
-        raise FileNotFoundError(f"run folder {path!r}: no such folder; a run's folder is where its logger writes")
+        above = os.path.dirname(path.rstrip(os.sep))
+        below = _runs_below(above) if above and os.path.isdir(above) else []
+        hint = _newest(below, repr(above)) if below else "a run's folder is where its logger writes"
+        raise FileNotFoundError(f"run folder {path!r}: no such folder; {hint}")
     return os.path.normpath(path)
 
 
@@ -109,8 +112,12 @@ def _no_run(folder: str) -> str:
     below = _runs_below(folder)
     if not below:
         return f"{text}no run with diagnostics has written into it or below it"
-    names = ", ".join(repr(os.path.normpath(at)) for at in below)
-    return f"{text}the newest run{'s' * (len(below) > 1)} below it: {names}"
+    return text + _newest(below, "it")
+
+
+def _newest(runs: list[str], place: str) -> str:
+    names = ", ".join(repr(os.path.normpath(at)) for at in runs)
+    return f"the newest run{'s' * (len(runs) > 1)} below {place}: {names}"
 
 
 def _runs_below(folder: str) -> list[str]:

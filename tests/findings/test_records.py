@@ -192,6 +192,9 @@ def test_a_folder_that_is_not_there_and_a_file_are_told_apart(tmp_path: Path) ->
         said(path, FileNotFoundError)
         == f"run folder {path!r}: no such folder; a run's folder is where its logger writes"
     )
+    write_run(tmp_path / "version_3")
+    expected = f"no such folder; the newest run below {str(tmp_path)!r}: {str(tmp_path / 'version_3')!r}"
+    assert said(path, FileNotFoundError) == f"run folder {path!r}: {expected}"
     other = write_run(tmp_path) / RECORD_FILE
     expected = f"run folder {str(other)!r} is a file: allowed are a run's folder and its findings.jsonl"
     assert said(other, NotADirectoryError) == expected
