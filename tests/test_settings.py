@@ -23,6 +23,9 @@ def test_on_is_the_standard(word: str) -> None:
     assert parse(word) == {"preset": "standard"}
 
 
+LEAKS = [rule.code for rule in catalogue.rules("graph_leak") if not rule.preview]
+
+
 @pytest.mark.parametrize(
     ("text", "arguments"),
     [
@@ -37,6 +40,11 @@ def test_on_is_the_standard(word: str) -> None:
         ("dead-units,MEM101", {"select": ["dead-units", "MEM101"]}),
         ("ACT dead-units:enc*", {"select": ["ACT", "dead-units:enc*"]}),
         ("all", {"select": ["all"]}),
+        ("dead-units,graph_leak", {"graph_leak": True, "select": ["dead-units", *LEAKS]}),
+        (
+            "GraphLeakDetector,dead-units,select=ACT102",
+            {"graph_leak": True, "select": ["dead-units", *LEAKS, "ACT102"]},
+        ),
         ("standard,ignore=dead-units:a*,ignore=MEM", {"preset": "standard", "ignore": ["dead-units:a*", "MEM"]}),
         ("ignore=[dead-units, 'MEM']", {"ignore": ["dead-units", "MEM"]}),
         ("activations=false", {"activations": False}),
