@@ -26,13 +26,13 @@ class Severity(IntEnum):
 
     @classmethod
     def parse(cls, word: str) -> "Severity":
-        """The severity named by ``word`` in any case.
+        """The severity named by ``word`` in any case; ``"note"``, as reports call it, is INFO.
 
         Raises:
             ValueError: if there is no such severity.
         """
         try:
-            return cls[word.upper()]
+            return cls.INFO if word.lower() == cls.INFO.level else cls[word.upper()]
         except (KeyError, AttributeError):
             allowed = ", ".join(repr(member.name.lower()) for member in cls)
             raise ValueError(f"unknown severity {word!r}: allowed are {allowed}") from None

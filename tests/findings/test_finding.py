@@ -34,6 +34,7 @@ def test_severities_are_ordered_from_note_to_error() -> None:
 def test_a_severity_is_parsed_in_any_case_and_printed_as_its_name(name: str) -> None:
     assert Severity.parse(name) is Severity.parse(name.lower()) is Severity.parse(name.title()) is Severity[name]
     assert str(Severity[name]) == f"{Severity[name]}" == name
+    assert Severity.parse(Severity[name].level) is Severity[name]
 
 
 @pytest.mark.parametrize("word", ["fatal", "", "warn", " warning", 20, None])
