@@ -5,6 +5,7 @@ Nothing here loads torch or Lightning, so only names are checked: of arguments, 
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -67,7 +68,8 @@ def read(path: str) -> dict[str, Any]:
         with open(path, encoding="utf-8-sig") as file:
             text = file.read()
     except OSError as fault:
-        raise type(fault)(f"the file {path!r} cannot be read ({fault.strerror})") from None
+        seen = "" if os.path.isabs(path) else f", seen from {os.getcwd()!r}"  # a program may change its folder
+        raise type(fault)(f"the file {path!r} cannot be read ({fault.strerror}{seen})") from None
     except UnicodeDecodeError as fault:
         raise ValueError(f"the file {path!r} is not YAML ({fault})") from None
     return _mapping(text, f"the file {path!r}")

@@ -491,7 +491,6 @@ def test_a_command_that_is_not_there_or_cannot_be_run_is_named_as_shells_do(tmp_
             ["--option", "limits.=3"],
             "option 'limits.=3': expected key=value, e.g. activations.every_n_train_steps=10",
         ),
-        (["--config", "none.yaml"], "the file 'none.yaml' cannot be read (No such file or directory)"),
         (
             ["--config", "list.yaml"],
             "the file 'list.yaml' holds [1]: expected arguments of Diagnostics by name, e.g. preset: thorough",
@@ -516,7 +515,11 @@ def test_what_cannot_be_understood_is_said_before_anything_starts(tmp_path: Path
         (["--config", "bad.yaml"], "the file 'bad.yaml' is not YAML (while parsing"),
         (["--baseline", "bad.yaml"], "baseline 'FOLDER/bad.yaml': is not JSON ("),
         (["--baseline", ""], "baseline '': no such file; write one with: "),
-        (["--config", ""], "the file '' cannot be read (No such file or directory)"),
+        (["--config", ""], "the file '' cannot be read (No such file or directory, "),
+        (
+            ["--config", "none.yaml"],
+            "the file 'none.yaml' cannot be read (No such file or directory, seen from 'FOLDER')",
+        ),
         (["--preset", "light", "--option", "preset=thorough"], "preset is given twice, as 'light' and as 'thorough'"),
     ],
 )

@@ -146,6 +146,16 @@ def test_a_bad_file_is_named(content: str | None, error: type[Exception], messag
     assert str(caught.value).startswith(message.replace("PATH", str(path)))
 
 
+def test_a_file_that_is_sought_from_another_folder_is_named_with_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        parse("suite.yaml")
+    said = f"the file 'suite.yaml' cannot be read (No such file or directory, seen from {str(tmp_path)!r})"
+    assert str(caught.value) == said
+
+
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"a\.yaml' is not YAML \("):

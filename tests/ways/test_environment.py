@@ -192,7 +192,7 @@ def test_one_trainer_fits_twice_and_validates(desk: Desk) -> None:
         ("ignore=dead-unit", "ignore='dead-unit': no such rule (did you mean 'dead-units'?); allowed are ACT101"),
         ("on_finding=shout", "on_finding='shout': allowed are 'report', 'stop', 'raise'"),
         ("baseline=none.json", "baseline 'none.json': no such file; write one with: lightning-diagnostics report "),
-        ("none.yaml", "the file 'none.yaml' cannot be read (No such file or directory)"),
+        ("none.yaml", "the file 'none.yaml' cannot be read (No such file or directory, seen from "),
         ("broken.yaml", "the file 'broken.yaml' is not YAML (while parsing a flow sequence"),
         ("list.yaml", "the file 'list.yaml' holds [1]: expected "),
         ("name.yaml", "unknown argument 'presett': allowed are preset, "),
