@@ -81,7 +81,7 @@ def explain(rule: str) -> None:
 )
 @click.option("--baseline", type=click.Path(), metavar="FILE", help="Findings that are known, and do not fail.")
 @click.option("--write-baseline", type=click.Path(), metavar="FILE", help="Write the open findings as known; exit 0.")
-@click.option("--output", type=click.Path(), metavar="FILE", help="Write the report there.")
+@click.option("--output", type=click.Path(), metavar="FILE", help="Write the report there; - is the standard output.")
 def report(
     run_folder: str, form: str, fail_on: str, baseline: str | None, write_baseline: str | None, output: str | None
 ) -> None:
@@ -188,7 +188,7 @@ def _report(record: Any, form: str, known: Any) -> str:
 
 def _put(text: str, path: str | None) -> None:
     """Write a report to a file, or to the standard output."""
-    if path is None:
+    if path in (None, "-"):
         click.echo(text)
         return
     try:

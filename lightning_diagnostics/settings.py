@@ -132,7 +132,8 @@ def _mapping(text: str, source: str) -> dict[str, Any]:
     except yaml.YAMLError as fault:
         raise ValueError(f"{source} is not YAML ({' '.join(str(fault).split())})") from None
     if isinstance(found, dict) and found.keys() == {"diagnostics"}:
-        found = {"preset": "off"} if found["diagnostics"] is False else found["diagnostics"]
+        found = found["diagnostics"]
+        found = {"preset": "standard" if found else "off"} if isinstance(found, bool) else found
     found = {} if found is None else found
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise ValueError(f"{source} holds {found!r}: expected arguments of Diagnostics by name, e.g. preset: thorough")

@@ -230,6 +230,8 @@ def test_the_report_goes_to_a_file_if_one_is_named(folder: Path, tmp_path: Path)
     done = run("report", folder, "--format", "json", "--output", tmp_path / "report.json")
     assert (done.returncode, done.stdout) == (1, "")
     assert (tmp_path / "report.json").read_text() == printed
+    assert run("report", folder, "--format", "json", "--output", "-", cwd=tmp_path).stdout == printed
+    assert not (tmp_path / "-").exists()
     path = str(tmp_path / "none" / "report.json")
     expected = f"Error: --output {path!r} cannot be written (No such file or directory)"
     assert bad("report", folder, "--output", path) == expected
