@@ -90,7 +90,7 @@ def quantities_table(module: str) -> list[str]:
     drawn = {each.tag: each for c in classes for each in tensorboard.quantities(c).values()}
     rows = [(f"`{each.tag}`", each.unit, each.chart or "", each.how) for _, each in sorted(drawn.items())]
     head = ("tag", "unit", "chart", "how it is computed")
-    text = "As scalars, in every logger, at looks."
+    text = "As scalars, in every logger, at looks (W&B and MLflow: [with a difference](how-to.md#with-other-loggers))."
     if not any(chart for _, _, chart, _ in rows):
         return [text, table((*head[:2], head[3]), [(*row[:2], row[3]) for row in rows])]
     more = "`{layer}` stands for the name of a layer. *Chart* is the title on TensorBoard's Custom Scalars page. "

@@ -40,6 +40,8 @@ def draw(logger: Any, values: Mapping[str, float | Histogram], *, step: int) -> 
     if _is_made_by("wandb", experiment):
         _draw_in_wandb(experiment, _prefixed(logger, values), step)
         return
+    if _is_made_by("mlflow", experiment):
+        values = {_apart(tag): value for tag, value in values.items()}
     logger.log_metrics(tensorboard.scalars(values), step=step)
     tensorboard.write_histograms(experiment, _prefixed(logger, values), step=step)
 
@@ -84,6 +86,14 @@ def _prefixed(logger: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The values under the tags that the logger's own ``log_metrics`` would give them."""
     prefix = getattr(logger, "_prefix", "")
     return {f"{prefix}{logger.LOGGER_JOIN_CHAR}{tag}": value for tag, value in values.items()} if prefix else values
+
+
+def _apart(tag: str) -> str:
+    """A tag in a store of MLflow, where what stands before a slash may be a folder.
+
+    With a folder ``activations`` of ours, MLflow would end a run that logs a number under that very name.
+    """
+    return tag.replace("/", ".", 1)
 
 
 def _draw_in_wandb(experiment: Any, values: Mapping[str, float | Histogram], step: int) -> None:

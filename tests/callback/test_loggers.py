@@ -401,9 +401,12 @@ def mlflow_logger(folder: Path, namespace: str = NAMESPACES[0], **more: Any) -> 
 
 
 def mlflow_curves(logger: Any) -> dict[str, list[tuple[int, float]]]:
+    """The curves, ours under the tags that other loggers have them under."""
     client = logger.experiment
     tags = client.get_run(logger.run_id).data.metrics
-    return {tag: [(m.step, m.value) for m in client.get_metric_history(logger.run_id, tag)] for tag in tags}
+    curves = {tag: [(m.step, m.value) for m in client.get_metric_history(logger.run_id, tag)] for tag in tags}
+    ours = tuple(tag.replace("/", ".") for tag in OURS)
+    return {tag.replace(".", "/", 1) if tag.startswith(ours) else tag: curve for tag, curve in curves.items()}
 
 
 def mlflow_artifacts(logger: Any, folder: Path) -> dict[str, str]:
@@ -425,6 +428,22 @@ def test_mlflow_gets_every_number_at_its_step_and_the_runs_own_are_what_they_are
     expected = {tag: list(curve.items()) for tag, curve in csv_curves(table).items()}
     assert {tag: curve for tag, curve in drawn.items() if tag.startswith(OURS)} == expected
     assert len(drawn["graph_leak/graphs_alive"]) == (2 * BATCHES if settings is EVERY_STEP else BATCHES)
+
+
+def test_a_metric_of_the_users_may_be_called_as_a_folder_of_ours(mlflow: Any, tmp_path: Path) -> None:
+    class Clashes(Student):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log_dict({name.rstrip("/"): float(batch_idx) for name in OURS})
+            return super().training_step(batch, batch_idx)
+
+    logger = mlflow_logger(tmp_path / "store")
+    with heard() as records:
+        fit(trainer(*both(), logger=logger, log_every_n_steps=1), Clashes())
+    assert [record.getMessage() for record in records if record.exc_info] == []
+    drawn = mlflow_curves(logger)
+    for name in OURS:
+        assert [value for _, value in drawn[name.rstrip("/")]] == 2 * [float(index) for index in range(BATCHES)]
+    assert drawn["graph_leak/graphs_alive"]
 
 
 def test_mlflow_has_the_findings_as_they_are_in_two_artifacts(mlflow: Any, tmp_path: Path) -> None:
@@ -454,9 +473,8 @@ def test_the_findings_file_lies_where_mlflow_and_wandb_keep_checkpoints_and_mlfl
 def test_a_store_of_mlflow_that_fails_is_switched_off_alone_and_told_of_once(mlflow: Any, tmp_path: Path) -> None:
     logger = mlflow_logger(tmp_path / "store")
     home = Path(logger.experiment.get_run(logger.run_id).info.artifact_uri.removeprefix("file:")).parent
-    home.joinpath("metrics").mkdir(exist_ok=True)
-    for place in ("metrics/graph_leak", "artifacts/diagnostics"):  # a file where a folder has to be
-        home.joinpath(place).write_text("0 1.0 0\n")
+    home.joinpath("metrics/graph_leak.graphs_alive").mkdir(parents=True)  # a folder where a file has to be
+    home.joinpath("artifacts/diagnostics").write_text("")  # and a file where a folder has to be
     boards = [TensorBoardLogger(tmp_path, name=name) for name in ("first", "last")]
     with heard() as records:
         run([boards[0], logger, boards[1]], GraphLeakDetector(strict=True))
