@@ -79,7 +79,10 @@ def test_a_file(name: str, wrapped: bool, tmp_path: Path) -> None:
     assert parse(str(tmp_path / name)) == arguments
 
 
-@pytest.mark.parametrize(("content", "arguments"), [("", {}), ("diagnostics: off", None), ("diagnostics: on", {"preset": "standard"}), ("preset: off", None)])
+@pytest.mark.parametrize(
+    ("content", "arguments"),
+    [("", {}), ("diagnostics: off", None), ("diagnostics: on", {"preset": "standard"}), ("preset: off", None)],
+)
 def test_files_of_few_words(content: str, arguments: object, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(content)
     assert parse(str(tmp_path / "a.yaml")) == arguments
