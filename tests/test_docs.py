@@ -21,6 +21,9 @@ from lightning_diagnostics.findings import Rule, Severity
 from tests.diagnostics.activations.networks import NETWORKS
 
 REPOSITORY = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+COMMAND = str(BIN / "lightning-diagnostics")
+SHELL_HERE = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}  # an environment need not be activated
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", "docs/index.md", "docs/how-to.md"]
 LINES_OF = ["README.md", "docs/index.md", "docs/switch-on.md", "docs/command-line.md"]
@@ -100,7 +103,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run([sys.executable, "train.py", *words], cwd=folder, check=True, capture_output=True)
     shutil.copytree(folder / "lightning_logs/version_0", folder / "lightning_logs/version_1")
     known = ["report", "lightning_logs/version_0", "--write-baseline", "known.json"]
-    subprocess.run(["lightning-diagnostics", *known], cwd=folder, check=True, capture_output=True)
+    subprocess.run([COMMAND, *known], cwd=folder, check=True, capture_output=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         yield folder
@@ -160,7 +163,7 @@ def test_a_shell_line_works(line: str, here: Path) -> None:
         cwd=here,
         capture_output=True,
         text=True,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        env=SHELL_HERE,
     )
     fails = "report" in line and "baseline" not in line and "--fail-on error" not in line
     assert done.returncode == fails, done.stderr
@@ -200,9 +203,13 @@ def test_flags_of_its_own_can_be_off_until_they_are_asked_for(here: Path, monkey
 @pytest.mark.slow
 def test_a_run_says_which_way_it_was_switched_on(words: str, way: str, here: Path, tmp_path: Path) -> None:
     subprocess.run(
-        [*words.split(), f"--trainer.default_root_dir={tmp_path}"], check=True, capture_output=True, text=True
+        [*words.split(), f"--trainer.default_root_dir={tmp_path}"],
+        env=SHELL_HERE,
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    report = ["lightning-diagnostics", "report", tmp_path / "lightning_logs/version_0"]
+    report = [COMMAND, "report", tmp_path / "lightning_logs/version_0"]
     shown = subprocess.run(report, check=False, capture_output=True, text=True)
     assert shown.returncode == 1
     assert "ACT101 dead-units" in shown.stdout
@@ -220,7 +227,7 @@ def test_the_page_of_the_command_has_every_option_that_there_is() -> None:
 
 
 def test_the_form_of_the_json_is_that_of_the_report(here: Path) -> None:
-    report = ["lightning-diagnostics", "report", "lightning_logs/version_0", "--format=json", "--fail-on=never"]
+    report = [COMMAND, "report", "lightning_logs/version_0", "--format=json", "--fail-on=never"]
     plain = json.loads(subprocess.run(report, check=True, capture_output=True, text=True).stdout)
     form = _text("docs/command-line.md").split("### The form of the JSON")[1].split("\n## ")[0]
     assert set(plain) <= set(re.findall(r"`(\w+)`", form))
