@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+from typing_extensions import override
 
 from lightning_diagnostics.probes.graphs import grad_fn, node_number
 from lightning_diagnostics.probes.kinds import (
@@ -22,9 +22,10 @@ from lightning_diagnostics.probes.kinds import (
     role_of_call,
     role_of_module,
 )
-from lightning_diagnostics.probes.names import Names, source
+from lightning_diagnostics.probes.names import source
 from lightning_diagnostics.probes.reach import GraphTooLarge, parts_of_graph
 from lightning_diagnostics.probes.readings import plain_tensor
+from lightning_diagnostics.probes.watch import Watch
 
 _CHECKS = 8  # looks at which a site is placed in the graph
 
@@ -84,11 +85,8 @@ class _Signal(NamedTuple):
 _NO_SIGNAL = _Signal("", None, None)
 
 
-class CallWatch:
+class CallWatch(Watch):
     """Sees the activations of a forward pass while it is switched on.
-
-    Modules are seen by two hooks of the whole process, so that nothing is on the user's modules and a copy of them
-    carries nothing; calls by a function mode. Neither raises into the user's step: a fault is raised by `stop`.
 
     Args:
         take: Called with the site and the output. It must not keep the output: an in-place operation may change it,
@@ -97,21 +95,18 @@ class CallWatch:
     """
 
     def __init__(self, take: Callable[[Site, Tensor], None], names: dict[str, str]) -> None:
+        super().__init__(names)
         self._take = take
-        self._names = Names(names)
         self._places: dict[tuple[str, str], dict[str, Site]] = {}  # by path and what is followed, then by place
         self.unreadable: set[str] = set()
         """Names of sites whose outputs cannot be read (wrapped, sparse, and the like)."""
-        self._handles: list[Any] = []
-        self._mode: _CallMode | None = None
-        self._reset()
 
+    @override
     def _reset(self) -> None:
-        self._stack: list[nn.Module] = []
+        super()._reset()
         self._met: set[tuple[str, str]] = set()  # in this pass
         self._signal = _NO_SIGNAL
         self._order = self._segment = 0
-        self._aside: nn.Module | None = None
         self._open: list[Site] = []  # saturating ones since the last weights
         self._ends: list[tuple[int, Site]] = []
         self._announced = False
@@ -119,86 +114,9 @@ class CallWatch:
         self._hidden: set[int] = set()
         self._gates: dict[int, tuple[weakref.ref[Tensor], Site]] = {}
         self._made: dict[int, str] = {}
-        self._faults: list[Exception] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._take, self.names)  # a copy has no part in the hooks and the model of the original
-
-    def start(self, module: nn.Module, *, functional: bool, running: Callable[[], bool]) -> None:
-        """Watch until `stop`, or until ``running`` says no.
-
-        Args:
-            module: The model; names are paths in it.
-            functional: Whether calls are watched too.
-            running: Asked in every hook, for a run that broke off without a word.
-        """
-        self.stop()
-        self._names.begin(module)
-
-        stack = self._stack
-
-        def before(module: nn.Module, args: Any) -> None:
-            if torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
-                return  # a compiler's look, or the recomputation of a checkpoint
-            try:
-                if not stack and not running():  # asked at the outermost modules only: it takes longer than the rest
-                    self._unhook()
-                    return
-                stack.append(module)
-                if isinstance(module, _FAST_PATHS) and _is_frozen(module):
-                    self._step_aside(module)
-            except Exception as fault:  # noqa: BLE001  # see the class
-                self._fail(fault)
-
-        def after(module: nn.Module, args: Any, output: Any) -> None:
-            if torch.compiler.is_compiling() or not stack or stack[-1] is not module:  # not seen to begin
-                return
-            stack.pop()
-            try:
-                if self._aside is module:
-                    self._step_back()
-                role = role_of_module(module) if isinstance(output, Tensor) else None
-            except Exception as fault:  # noqa: BLE001  # see the class
-                self._fail(fault)
-                return
-            if role is not None:
-                self._guard(self._see_module, module, role, output)
-
-        hooks = nn.modules.module
-        self._handles = [
-            hooks.register_module_forward_pre_hook(before),
-            hooks.register_module_forward_hook(after, always_call=True),
-        ]
-        if functional:
-            self._mode = _CallMode(self)
-            self._mode.__enter__()
-
-    def _step_aside(self, module: nn.Module) -> None:
-        """Take the mode away while a module runs that would compute in another way under one."""
-        if self._mode is not None and self._aside is None:
-            self._aside = module
-            _take_down(self._mode)
-
-    def _step_back(self) -> None:
-        self._aside = None
-        if self._mode is not None:
-            _push_mode(self._mode)
-
-    def unhook(self) -> None:
-        """Take hooks and mode down; what was seen of the pass is still known."""
-        self._unhook()
-        if self._mode is not None:
-            _take_down(self._mode)
-            self._mode = None
-
-    def stop(self) -> None:
-        """Take hooks and mode down, forget the pass, and raise what went wrong in it."""
-        self.unhook()
-        faults = self._faults
-        self._reset()
-        self._names.end_pass()
-        if faults:
-            raise faults[0]
 
     def made(self) -> dict[int, str]:
         """The graph nodes that made the outputs of this pass, by number, with the names of the modules and calls."""
@@ -236,11 +154,6 @@ class CallWatch:
             site.checked += 1
 
     @property
-    def names(self) -> dict[str, str]:
-        """The names given so far, by what tells the places apart."""
-        return self._names.known
-
-    @property
     def has_calls(self) -> bool:
         """Whether any call outside of the modules is known."""
         return any(site.functional for site in self.sites)
@@ -250,26 +163,17 @@ class CallWatch:
         """Every site seen so far."""
         return [site for places in self._places.values() for site in places.values()]
 
-    def _unhook(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        if self._mode is not None:
-            self._mode.armed = False
-
-    def _guard(self, act: Callable[..., None], *args: Any) -> None:
-        """Act outside of every function mode, ours included; a fault ends the watch."""
-        try:
-            with torch._C.DisableTorchFunction():
-                act(*args)
-        except Exception as fault:  # noqa: BLE001  # see the class
-            self._fail(fault)
-
-    def _fail(self, fault: Exception) -> None:
-        self._unhook()
-        self._faults.append(fault)
-
     # What is seen.
+
+    @override
+    def wants(self, function: Callable[..., Any]) -> bool:
+        return is_known(function)
+
+    @override
+    def _leave(self, module: nn.Module, output: Any) -> None:
+        role = role_of_module(module) if isinstance(output, Tensor) else None
+        if role is not None:
+            self._guard(self._see_module, module, role, output)
 
     def _see_module(self, module: nn.Module, role: Role, output: Tensor) -> None:
         if role.activation is None:
@@ -277,6 +181,7 @@ class CallWatch:
         else:
             self._see_activation(role.activation, self._names.path(module, self._stack), output, functional=False)
 
+    @override
     def see_call(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
     ) -> None:
@@ -375,34 +280,6 @@ class CallWatch:
         return number
 
 
-class _CallMode(TorchFunctionMode):
-    """Shows a `CallWatch` the calls of this thread."""
-
-    def __init__(self, watch: CallWatch) -> None:
-        super().__init__()
-        self._watch = watch
-        self.armed = True
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if self.armed and is_known(func) and not torch.compiler.is_compiling():
-            self._watch.see_call(func, args, kwargs or {}, out)
-        return out
-
-
-def _take_down(mode: TorchFunctionMode) -> None:
-    """Take a mode off the stack, wherever it lies (the user may have set one over it, e.g. a default device)."""
-    if not any(each is mode for each in _get_current_function_mode_stack()):
-        return
-    above: list[Any] = []
-    while (top := _pop_mode()) is not mode:
-        above.append(top)
-    for each in reversed(above):
-        _push_mode(each)
-
-
 def _leaves(site: Site, to: str) -> bool:
     """Whether a site is in the part of the model that came before it and not in the one that comes after it.
 
@@ -413,12 +290,3 @@ def _leaves(site: Site, to: str) -> bool:
         if mine != theirs:
             return mine == others and not mine.isdigit()
     return False
-
-
-# In evaluation they have a fused kernel, which is not used under a function mode and gives other numbers.
-_FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    grad = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in module.parameters())
-    return not module.training and not grad
