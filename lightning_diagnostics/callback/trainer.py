@@ -1,8 +1,12 @@
 """What is read of the Trainer's insides: the one file that may, so that a change in Lightning is mended here."""
 
+import contextlib
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -135,3 +139,101 @@ def is_compiled(module: LightningModule) -> bool:
 
 def _is_compiled(part: nn.Module) -> bool:
     return "_orig_mod" in part._modules or getattr(part, "_compiled_call_impl", None) is not None
+
+
+# Evaluation.
+
+STAGES = {"sanity_check": "validation", "validate": "validation", "test": "test", "predict": "predict"}
+"""What the hooks and steps of a stage are called after."""
+
+
+def is_overridden(module: LightningModule, hook: str) -> bool:
+    """Whether the user's module has a hook of its own."""
+    return getattr(type(module), hook, None) is not getattr(LightningModule, hook, None)
+
+
+def is_sharded(trainer: Trainer) -> bool:
+    """Whether the weights are spread over the processes, so that no process can run the model by itself."""
+    return any(name in type(trainer.strategy).__name__ for name in ("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP"))
+
+
+def evaluation_batches(trainer: Trainer, loader: int) -> int | None:
+    """Batches of a loader of the evaluation that is running; None if unknown."""
+    loop: Any = _evaluation_loop(trainer)
+    most = loop.max_batches if loop is not None else []
+    most = most if isinstance(most, list) else [most]
+    return int(most[loader]) if loader < len(most) and most[loader] != math.inf else None
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How the batches of a loader come about.
+
+    Attributes:
+        batch_size: Samples in a full batch; None if the loader does not say.
+        stacked: Whether samples are stacked along the first axis for certain.
+    """
+
+    batch_size: int | None
+    stacked: bool
+
+
+def loading(trainer: Trainer, module: LightningModule, loader: int) -> Loading:
+    """How the batches of the evaluation that is running come about."""
+    combined: Any = getattr(_evaluation_loop(trainer), "_combined_loader", None)
+    flattened = combined.flattened if combined is not None else []
+    one: Any = flattened[loader] if loader < len(flattened) else None
+    size = getattr(one, "batch_size", None) or getattr(getattr(one, "batch_sampler", None), "batch_size", None)
+    plain = getattr(one, "collate_fn", None) is torch.utils.data.default_collate
+    hooks = ("on_before_batch_transfer", "on_after_batch_transfer", "transfer_batch_to_device")
+    sources = (type(each) for each in (module, getattr(trainer, "datamodule", None)) if each is not None)
+    moved = any(_is_users_own(kind, hook) for kind in sources for hook in hooks)
+    return Loading(size if isinstance(size, int) else None, plain and isinstance(size, int) and not moved)
+
+
+def _is_users_own(kind: type, hook: str) -> bool:
+    home = getattr(getattr(kind, hook, None), "__module__", "")
+    return not home.startswith(("lightning.", "pytorch_lightning."))
+
+
+def evaluation_step(trainer: Trainer, module: LightningModule, batch_idx: int, loader: int) -> Callable[[Any], Any]:
+    """The step of the evaluation that is running, as a function of the batch, at the precision of the run.
+
+    Raises:
+        ValueError: if the step takes an iterator in place of a batch.
+    """
+    stage = STAGES[str(trainer.state.stage.value)] if trainer.state.stage is not None else "validation"
+    step: Any = getattr(module, f"{stage}_step")
+    names = [name for name, each in signature(step).parameters.items() if each.kind is not Parameter.VAR_KEYWORD]
+    if "dataloader_iter" in names:
+        raise ValueError(f"{stage}_step takes an iterator (dataloader_iter)")
+    loop: Any = _evaluation_loop(trainer)
+    given = (batch_idx, loader) if loop.num_dataloaders > 1 and getattr(loop, "_is_sequential", True) else (batch_idx,)
+    given = given if len(names) > 1 or "batch_idx" in names else ()
+    context = getattr(trainer.precision_plugin, f"{'val' if stage == 'validation' else stage}_step_context")
+
+    def run(batch: Any) -> Any:
+        with context():
+            return step(batch, *given)
+
+    return run
+
+
+@contextlib.contextmanager
+def without_loggers(trainer: Trainer) -> Iterator[None]:
+    """Within it the Trainer's loggers are such that write nothing, and a wish to stop is forgotten."""
+    package = sys.modules[LightningModule.__module__.partition(".core")[0] + ".loggers.logger"]
+    loggers, stopping = trainer.loggers, trainer.should_stop
+    trainer.loggers = [package.DummyLogger() for _ in loggers]
+    try:
+        yield
+    finally:
+        trainer.loggers, trainer.should_stop = loggers, stopping
+
+
+def _evaluation_loop(trainer: Trainer) -> Any:
+    if trainer.state.fn == "fit":
+        return trainer.fit_loop.epoch_loop.val_loop
+    return {"validate": trainer.validate_loop, "test": trainer.test_loop, "predict": trainer.predict_loop}.get(
+        str(trainer.state.fn.value) if trainer.state.fn is not None else ""
+    )

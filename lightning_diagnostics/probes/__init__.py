@@ -12,29 +12,61 @@ from lightning_diagnostics.probes.graphs import (
     saved_tensors,
     storage,
 )
+from lightning_diagnostics.probes.kinds import ROOT
 from lightning_diagnostics.probes.memory import memory_free, memory_in_use
+from lightning_diagnostics.probes.norms import (
+    NoiseCalls,
+    NormCalls,
+    NormWatch,
+    by_design,
+    is_norm,
+    is_random,
+    kind_of,
+    obeys_mode,
+    paths,
+    running_statistics,
+)
 from lightning_diagnostics.probes.reach import is_parameter, parts_of_graph
 from lightning_diagnostics.probes.readings import BUCKETS, Reading, Readings
+from lightning_diagnostics.probes.running import RunningStatistics, Statistics
+from lightning_diagnostics.probes.samples import Call, SampleWatch, Sketch, sketches
 
 __all__ = [
     "BUCKETS",
+    "ROOT",
     "Blind",
+    "Call",
     "CallWatch",
     "GraphMark",
     "GraphMarks",
+    "NoiseCalls",
+    "NormCalls",
+    "NormWatch",
     "Reading",
     "Readings",
+    "RunningStatistics",
+    "SampleWatch",
     "Site",
+    "Sketch",
+    "Statistics",
     "activation_modules",
     "blind_parts",
+    "by_design",
     "grad_fn",
     "graph_nodes",
+    "is_norm",
     "is_parameter",
+    "is_random",
+    "kind_of",
     "memory_free",
     "memory_in_use",
     "node_number",
+    "obeys_mode",
     "parts_of_graph",
+    "paths",
+    "running_statistics",
     "saved_storages",
     "saved_tensors",
+    "sketches",
     "storage",
 ]

@@ -55,6 +55,10 @@ class Names:
             path = self._paths.get(module)
         return self._foreign_path(module, within) if path is None else path
 
+    def knows(self, module: nn.Module) -> bool:
+        """Whether a module is registered in the model; to be asked after its `path`."""
+        return module in self._paths
+
     def site(self, path: str, place: str, follows: str, *, functional: bool) -> str:
         """The path, and from the second place on a number: kept for every place as it was first given.
 

@@ -1,0 +1,214 @@
+"""Running a step of the user's module once more, as if it had never run: what it touches is put back."""
+
+import contextlib
+import copy
+import functools
+import io
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
+
+from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
+
+_DEPTH = 6  # of containers and objects in each other
+_MOST_BYTES, _MOST_ITEMS = 512 << 20, 100_000
+_TORCH_OWN = frozenset({"_parameters", "_buffers", "_modules", "_trainer", "_fabric", "_jit_module"})
+_LIBRARIES = ("torch", "lightning", "pytorch_lightning", "numpy", "builtins")
+
+
+class StateTooLargeError(RuntimeError):
+    """There is more to put back than may be copied."""
+
+
+class ExchangeError(RuntimeError):
+    """The step would have exchanged something with other processes, which may not be in such a step now."""
+
+
+@contextlib.contextmanager
+def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+    """Within it the module's steps may run; afterwards nothing of the run has changed, whatever was raised.
+
+    Put back are the generators of random numbers, buffers, and what the module and its submodules have as attributes:
+    numbers, tensors, lists, dicts, sets, objects of the user's classes and the states of metrics. ``self.log`` does
+    nothing, loggers are stood in for, nothing is printed, and a call that waits for other processes raises
+    `ExchangeError`. What the step does elsewhere (a file, a variable of a Python module) is done.
+
+    Raises:
+        StateTooLargeError: before anything has run, if there is more to put back than may be copied.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.callback(_generators(trainer))
+        kept = _Kept()
+        for module in pl_module.modules():
+            stack.callback(_state(module, kept))
+        for name in ("log", "log_dict"):
+            stack.callback(_attribute(pl_module, name, _nothing))
+        stack.enter_context(insides.without_loggers(trainer))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.CRITICAL)
+        if insides.process_count(trainer) > 1:
+            stack.enter_context(_Alone())
+        yield
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """What stands in for ``self.log``."""
+
+
+class _Alone(TorchDispatchMode):
+    """Raises before anything is exchanged with other processes."""
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace in ("c10d", "_c10d_functional"):
+            raise ExchangeError(f"the step exchanges data with other processes ({func.name()})")
+        return func(*args, **(kwargs or {}))
+
+
+def _generators(trainer: Trainer) -> Callable[[], None]:
+    """What puts the generators of random numbers back."""
+    device = trainer.strategy.root_device
+    own = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
+    on_device: Any = None
+    if own is not None:
+        on_device = torch.cuda.get_rng_state(device) if own is torch.cuda else torch.mps.get_rng_state()
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+    def restore() -> None:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, device) if own is torch.cuda else torch.mps.set_rng_state(on_device)
+
+    return restore
+
+
+def _attribute(module: nn.Module, name: str, value: Any) -> Callable[[], None]:
+    """Set an attribute of the object alone; gives what puts it back."""
+    own = vars(module)
+    had, old = name in own, own.get(name)
+    own[name] = value
+
+    def restore() -> None:
+        own.pop(name, None)
+        if had:
+            own[name] = old
+
+    return restore
+
+
+def _state(module: nn.Module, kept: "_Kept") -> Callable[[], None]:
+    """What puts the attributes and buffers of a module back."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return kept.tensors(list(module.buffers(recurse=False)))
+    names, buffers = dict(module._buffers), [each for each in module._buffers.values() if each is not None]
+    values = kept.tensors(buffers)
+    own = {name: value for name, value in vars(module).items() if _is_state(name)}
+    contents = [kept.contents(value, _DEPTH) for value in own.values()]
+
+    def restore() -> None:
+        values()
+        module._buffers.clear()
+        module._buffers.update(names)
+        for each in contents:
+            each()
+        known = vars(module)
+        for name in [name for name in known if _is_state(name) and name not in own]:
+            del known[name]
+        known.update(own)
+
+    return restore
+
+
+def _is_state(name: str) -> bool:
+    return name not in _TORCH_OWN and not name.endswith("_hooks") and name not in ("log", "log_dict")
+
+
+class _Kept:
+    """Copies of what a step may change, up to a size."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, Any] = {}  # holds them, lest a number be used again
+        self._bytes = 0
+
+    def contents(self, value: Any, depth: int) -> Callable[[], None]:
+        """What puts the contents of an attribute back."""
+        if value is None or isinstance(value, bool | int | float | str) or id(value) in self._seen or not depth:
+            return _nothing
+        self._seen[id(value)] = value
+        if len(self._seen) > _MOST_ITEMS:
+            raise StateTooLargeError(f"the module has more than {_MOST_ITEMS:,} things in its attributes")
+        if isinstance(value, Tensor):
+            return self.tensors([value])
+        if isinstance(value, np.ndarray):
+            return functools.partial(np.copyto, value, value.copy())
+        if isinstance(value, list | deque | set | dict | bytearray):
+            return self._container(value, depth)
+        if isinstance(value, tuple):
+            return functools.partial(_all, [self.contents(each, depth - 1) for each in value])
+        return self._container(vars(value), depth) if _is_users(value) else _nothing
+
+    def tensors(self, values: list[Tensor]) -> Callable[[], None]:
+        """What puts the values of tensors back, of those that were written to."""
+        values = [each for each in values if not torch.nn.parameter.is_lazy(each)]
+        self._bytes += sum(each.numel() * each.element_size() for each in values)
+        if self._bytes > _MOST_BYTES:
+            raise StateTooLargeError(f"the module has more than {_MOST_BYTES >> 20} MiB in its buffers and attributes")
+        copies = [(each, each.detach().clone(), _version(each)) for each in values]
+
+        def restore() -> None:
+            with torch.no_grad():
+                for each, old, version in copies:
+                    if version is None or _version(each) != version or not torch.equal(each, old):
+                        each.detach().copy_(old)
+
+        return restore
+
+    def _container(self, value: Any, depth: int) -> Callable[[], None]:
+        old: Any = dict(value) if isinstance(value, dict) else copy.copy(value)
+        inner = [self.contents(each, depth - 1) for each in (old.values() if isinstance(old, dict) else old)]
+
+        def restore() -> None:
+            if not _same(value, old):
+                value.clear()
+                value.extend(old) if isinstance(value, list | deque | bytearray) else value.update(old)
+            _all(inner)
+
+        return restore
+
+
+def _all(acts: Iterable[Callable[[], None]]) -> None:
+    for act in acts:
+        act()
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two containers hold the very same things."""
+    if len(one) != len(other):
+        return False
+    if isinstance(one, dict):
+        return all(a is b and one[a] is other[b] for a, b in zip(one, other, strict=True))
+    return one == other if isinstance(one, set | bytearray) else all(a is b for a, b in zip(one, other, strict=True))
+
+
+def _is_users(value: Any) -> bool:
+    """Whether it is an object of a class of the user's, such as a running average; modules are looked at themselves."""
+    kind = type(value)
+    if isinstance(value, nn.Module | type) or callable(value) or not hasattr(value, "__dict__"):
+        return False
+    return kind.__module__.partition(".")[0] not in _LIBRARIES
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version

@@ -1,0 +1,1 @@
+"""Modes, running statistics, and predictions that depend on the batch."""

@@ -1,0 +1,124 @@
+"""What each module of a pass makes of each sample of the batch, in two numbers, so that two passes can be compared."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_diagnostics.probes.watch import Watch
+
+_PER_CALL = 16  # tensors of a call's inputs, or outputs, that are compared
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A tensor, by sample.
+
+    Attributes:
+        product: With fixed pseudo-random numbers; shape (samples,), float64.
+        size: Its norm; shape (samples,), float64.
+        epsilon: Of the tensor's dtype.
+    """
+
+    product: Tensor
+    size: Tensor
+    epsilon: float
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module.
+
+    Attributes:
+        path: Of the module.
+        outermost: Whether no other module made it.
+        predicts: Whether the module has parameters, and so makes something of its inputs that was learned.
+        inputs: Sketches of the tensors that went in.
+        outputs: Sketches of the tensors that came out.
+    """
+
+    path: str
+    outermost: bool
+    predicts: bool
+    inputs: list[Sketch]
+    outputs: list[Sketch]
+
+
+class SampleWatch(Watch):
+    """Sketches what goes in and out of every module of a pass, in the order in which they return.
+
+    Args:
+        names: See `Watch`.
+        samples: How many samples there are in the batch.
+    """
+
+    def __init__(self, names: dict[str, str], samples: int) -> None:
+        super().__init__(names)
+        self._samples = samples
+
+    @override
+    def _reset(self) -> None:
+        super()._reset()
+        self.calls: list[Call] = []
+        self._inputs: list[list[Sketch]] = []
+
+    @override
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._inputs.append([])
+        self._guard(self._inputs[-1].extend, sketches(args, self._samples))
+
+    @override
+    def _leave(self, module: nn.Module, output: Any) -> None:
+        inputs = self._inputs.pop()
+        self._guard(self._keep, module, inputs, output)
+
+    def _keep(self, module: nn.Module, inputs: list[Sketch], output: Any) -> None:
+        predicts = not isinstance(module, nn.modules.loss._Loss) and any(True for _ in module.parameters())
+        path = self._names.path(module, self._stack)
+        self.calls.append(Call(path, not self._stack, predicts, inputs, sketches(output, self._samples)))
+
+
+def sketches(value: Any, samples: int) -> list[Sketch]:
+    """Sketches of the tensors in a value that have the samples along one of their axes, and one only."""
+    found = (sketch for tensor in tensors(value) if (sketch := _sketch(tensor, samples)) is not None)
+    return [each for each, _ in zip(found, range(_PER_CALL), strict=False)]
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists, tuples, mappings and dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for each in fields(value):
+            yield from tensors(getattr(value, each.name, None))
+
+
+def _sketch(tensor: Tensor, samples: int) -> Sketch | None:
+    """None where the samples are along no axis, or along two: what pairs samples depends on both."""
+    axes = [axis for axis in range(tensor.dim()) if tensor.shape[axis] == samples]
+    if len(axes) != 1 or not (tensor.is_floating_point() or tensor.is_complex()) or tensor.layout != torch.strided:
+        return None
+    tensor = tensor.detach()
+    epsilon = torch.finfo(tensor.dtype).eps
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    rows = tensor.movedim(axes[0], 0).reshape(samples, -1)
+    if not rows.shape[1]:
+        return None
+    exact = rows.to(torch.float32 if rows.device.type == "mps" else torch.float64)
+    return Sketch(exact @ _numbers(rows.shape[1], exact), torch.linalg.vector_norm(exact, dim=1), epsilon)
+
+
+def _numbers(count: int, like: Tensor) -> Tensor:
+    """Fixed numbers between -1 and 1 without a pattern, which draw nothing from a generator."""
+    places = torch.arange(1, count + 1, device=like.device, dtype=like.dtype)
+    return torch.cos(places * places * math.sqrt(2.0))
