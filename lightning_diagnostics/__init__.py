@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_diagnostics.callback.flags import DiagnosticsFlags
     from lightning_diagnostics.callback.suite import Diagnostics
     from lightning_diagnostics.diagnostics.activations.callback import ActivationMonitor
+    from lightning_diagnostics.diagnostics.batch_norm.callback import BatchNormGuard
     from lightning_diagnostics.diagnostics.graph_leak.callback import GraphLeakDetector
     from lightning_diagnostics.findings import Finding, Severity
 
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 
 _REGISTRY = {
     "ActivationMonitor": "lightning_diagnostics.diagnostics.activations.callback",
+    "BatchNormGuard": "lightning_diagnostics.diagnostics.batch_norm.callback",
     "Diagnostics": "lightning_diagnostics.callback.suite",
     "DiagnosticsCLI": "lightning_diagnostics.callback.command_line",
     "DiagnosticsFlags": "lightning_diagnostics.callback.flags",
@@ -31,6 +33,7 @@ _REGISTRY = {
 
 __all__ = [
     "ActivationMonitor",
+    "BatchNormGuard",
     "Diagnostics",
     "DiagnosticsCLI",
     "DiagnosticsFlags",

@@ -72,6 +72,8 @@ class DiagnosticCallback(Callback):
     default_limits: ClassVar[Any]
     presets: ClassVar[Mapping[str, Mapping[str, Any] | None]] = {}
     """What the suite's presets set other than the defaults, by preset; None leaves the diagnostic out."""
+    stages: ClassVar[frozenset[str]] = frozenset({"fit"})
+    """Of the Trainer, that it takes part in: ``"fit"`` (validations too), ``"validate"``, ``"test"``, ``"predict"``."""
     state_outlives_run: ClassVar[bool] = False  # whether `room_state` is still right after `detach`
 
     def __init__(
@@ -126,6 +128,9 @@ class DiagnosticCallback(Callback):
 
     def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The training epoch ends, on every rank, before the module's own hook."""
+
+    def evaluation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A validation (or sanity check), test or prediction has run, on every rank; its metrics are not logged yet."""
 
     def share(self) -> Any:
         """What this rank tells the others where all ranks meet (the end of an epoch, of a validation)."""
@@ -223,11 +228,30 @@ class DiagnosticCallback(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
+        if stage in self.stages:
             self._safely(self._join, trainer)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer, pl_module)
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" and self._joined:
+            self._begin(trainer, pl_module)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._joined:
+            self._begin(trainer, pl_module)
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._joined:
+            self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What the run is for begins: take up what is needed, and say what is watched."""
         self._safely(self.attach, trainer, pl_module)
         if self._run is not None:
             text = self._safely(self.watching, trainer, pl_module) or f"{type(self).__name__}: switched off"
@@ -240,8 +264,23 @@ class DiagnosticCallback(Callback):
         self._meet(trainer, pl_module)
 
     @override
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_evaluation_epoch(trainer, pl_module)
+
+    @override
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_evaluation_epoch(trainer, pl_module)
+
+    @override
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_evaluation_epoch(trainer, pl_module)
+
+    def _end_evaluation_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before metrics are logged, so that a finding can be raised before they are."""
+        if not self._joined:
+            return
+        self._safely(self.evaluation_end, trainer, pl_module)
+        if not trainer.sanity_checking or "validate" in self.stages:
             self._meet(trainer, pl_module)
 
     @override

@@ -38,7 +38,16 @@ class RunningStatistics:
 
     def read(self) -> dict[str, Statistics]:
         """By path; one transfer."""
-        values = self._values.cpu().double().numpy()
+        return self._split(self._values)
+
+    def read_with(self, other: "RunningStatistics") -> tuple[dict[str, Statistics], dict[str, Statistics]]:
+        """This moment and another; one transfer."""
+        both = torch.cat([self._values, other._values.to(self._values.device)]).cpu()
+        half = len(self._values)
+        return self._split(both[:half]), other._split(both[half:])
+
+    def _split(self, tensor: Tensor) -> dict[str, Statistics]:
+        values = tensor.cpu().double().numpy()
         found: dict[str, Statistics] = {}
         half, start = len(values) // 2, 0
         for path, size in self._sizes.items():

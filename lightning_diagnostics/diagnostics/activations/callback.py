@@ -11,9 +11,9 @@ from typing_extensions import override
 
 from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, is_look, one_of, whole_number
 from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.callback.budget import Budget, Pace
 from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
 from lightning_diagnostics.diagnostics.activations import rules as room
-from lightning_diagnostics.diagnostics.activations.budget import Budget, Pace
 from lightning_diagnostics.diagnostics.activations.looking import Looking
 from lightning_diagnostics.diagnostics.activations.measure import (
     Layer,
@@ -405,7 +405,7 @@ class ActivationMonitor(DiagnosticCallback):
             return
         layers = [self._window.layer(name, reading) for name, reading in look.readings.items()]
         ill = {finding.where for finding in self._judged() if finding.where is not None}
-        chosen = set(self._budget.choose(layers, ill))
+        chosen = set(self._budget.choose({layer.layer: _badness(layer) for layer in layers}, ill))
         shares = [layer.dead_share for layer in layers if layer.dead_share is not None]
         overview = Overview(len(layers), len(layers) - len(chosen), max(shares, default=None))
         drawn = [layer for layer in layers if layer.layer in chosen]
@@ -461,6 +461,10 @@ def _patterns(name: str, value: Sequence[str] | None) -> tuple[str, ...]:
     if not listed or not all(isinstance(each, str) and each for each in value):
         raise TypeError(f"{name}={value!r}: expected a list of patterns such as ['encoder*']")
     return tuple(value)
+
+
+def _badness(layer: LayerActivations) -> float:
+    return max(layer.dead_share or 0.0, layer.saturated_share or 0.0)
 
 
 def _merged(looks: Sequence[Look], layers: Mapping[str, Layer]) -> Look:

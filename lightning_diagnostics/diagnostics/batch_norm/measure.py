@@ -57,6 +57,7 @@ class Drift:
         layers: The norms by path.
         looks: At how many looks they moved.
         shift: How far the means are from where they were at the first look, in standard deviations (median).
+        alone: Whether the module before it learns, so that its own weights are all that is frozen.
         step: At which it was first seen.
     """
 
@@ -64,6 +65,7 @@ class Drift:
     layers: tuple[str, ...]
     looks: int
     shift: float
+    alone: bool
     step: int
 
 
@@ -74,6 +76,8 @@ class LayerStatistics:
     Attributes:
         layer: Its path.
         kind: Its class.
+        where: The place of a finding, if it stands for many norms: the module that they are all in.
+        layers: These norms by path.
         mean_shift: See the tag.
         log_variance_ratio: See the tag.
         train_mean_shift: See the tag.
@@ -130,6 +134,8 @@ class LayerStatistics:
     stale: bool = False
     trained: bool = False
     step: int = 0
+    where: str = ""
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,12 +203,14 @@ class Reuse:
     """A norm that is called more than once in a training step.
 
     Attributes:
-        layer: Its path.
+        where: The module; of many, the one that they are all in.
+        layers: The norms by path.
         calls: How often.
         step: On the axis of ``self.log``.
     """
 
-    layer: str
+    where: str
+    layers: tuple[str, ...]
     calls: int
     step: int
 
@@ -212,14 +220,16 @@ class Design:
     """A norm that can but normalise by the batch, in evaluation too.
 
     Attributes:
-        layer: Its path.
+        where: The module; of many, the one that they are all in.
+        layers: The norms by path.
         kind: Its class, or the function.
         source: File and line of a function; empty for a module.
         stage: Of which evaluation.
         step: On the axis of ``self.log``.
     """
 
-    layer: str
+    where: str
+    layers: tuple[str, ...]
     kind: str
     source: str
     stage: str
@@ -231,21 +241,25 @@ class Momentum:
     """How fast the running statistics of a norm follow.
 
     Attributes:
-        layer: Its path.
+        where: The module; of many, the one that they are all in.
+        layers: The norms by path.
         momentum: The weight of a new batch.
         updates: How many there were.
         step: On the axis of ``self.log``.
     """
 
-    layer: str
+    where: str
+    layers: tuple[str, ...]
     momentum: float
     updates: int
     step: int
 
 
-def of_batches(
-    running: Statistics, parts: Sequence[tuple[int, np.ndarray, np.ndarray]], eps: float
-) -> tuple[float, float]:
+Part = tuple[int, NDArray[np.float64], NDArray[np.float64]]
+"""Of one batch: positions, and by channel the mean and the mean squared difference from it."""
+
+
+def of_batches(running: Statistics, parts: Sequence[Part], *, eps: float) -> tuple[float, float]:
     """How far batches are from running statistics: shift of the mean and log ratio of variances, medians over channels.
 
     Args:

@@ -107,8 +107,8 @@ class Limits:
         key="batch-dependent-prediction.change",
         meaning="root mean square change of predictions when other samples of the batch are replaced, as a share of "
         "their standard deviation over samples",
-        source="arithmetic: in the networks of the sweep the predictions that should not change are equal to the last "
-        "bit; a thousandth is above the rounding of 32 bits and below what a batch of a thousand does to its statistics",
+        source="arithmetic: in the networks of the sweep predictions that should not change are equal to the last bit; "
+        "a thousandth is above the rounding of 32 bits and below what a batch of a thousand does to its statistics",
     )
     low_momentum: float = limit(
         1e-3,
@@ -202,7 +202,7 @@ def eval_mode_in_training(measured: "WrongMode", limits: Limits) -> Verdict:
     return Diagnosis(Severity.WARNING, measured.where, measured.step, message, remedy, evidence)
 
 
-@rule(code="BN103", name="frozen-but-drifting", severities=(Severity.WARNING,))
+@rule(code="BN103", name="frozen-but-drifting", severities=(Severity.INFO, Severity.WARNING))
 def frozen_but_drifting(measured: "Drift", limits: Limits) -> Verdict:
     """The weights of a batch norm are frozen, and its running statistics move all the same.
 
@@ -221,7 +221,8 @@ def frozen_but_drifting(measured: "Drift", limits: Limits) -> Verdict:
 
     ## When it is wrong
     Adapting statistics to new data with frozen weights (AdaBN) is a method of its own. A teacher whose weights follow
-    a student's is not accused: its weights move.
+    a student's is not accused: its weights move. If the layer before the norm learns, the norm's own weights are all
+    that is frozen, as in ``affine=False``, which harms nothing: a note.
     """
     if measured.looks < limits.looks:
         return TooEarly(measured.looks, limits.looks, "looks")
@@ -237,7 +238,8 @@ def frozen_but_drifting(measured: "Drift", limits: Limits) -> Verdict:
         "mean_shift": _number(measured.shift),
         **_listed(measured.layers),
     }
-    return Diagnosis(Severity.WARNING, measured.where, measured.step, message, remedy, evidence)
+    severity = Severity.INFO if measured.alone else Severity.WARNING
+    return Diagnosis(severity, measured.where, measured.step, message, remedy, evidence)
 
 
 @rule(code="BN104", name="statistics-mismatch", severities=(Severity.WARNING,))
@@ -272,10 +274,11 @@ def statistics_mismatch(measured: "LayerStatistics", limits: Limits) -> Verdict:
         return TooEarly(measured.updates, needed, "updates")
     if shift <= limits.shift and ratio <= limits.log_ratio:
         return None
+    of = f" of {_some(measured.layers)}" if len(measured.layers) > 1 else ""
     message = (
-        f"The running statistics do not fit the validation data: its mean is {shift:.2g} standard deviations away and "
-        f"its variance {_times(ratio)} (medians over channels). {_mismatch_cause(measured, limits)}"
-    )
+        f"The running statistics{of} do not fit the validation data: its mean is {shift:.2g} standard deviations away "
+        f"and its variance {_times(ratio)} (medians over channels). {_mismatch_cause(measured, limits)}"
+    ).strip()
     evidence: dict[str, Plain] = {
         "mean_shift": _number(shift),
         "statistics-mismatch.shift": limits.shift,
@@ -290,7 +293,9 @@ def statistics_mismatch(measured: "LayerStatistics", limits: Limits) -> Verdict:
         else _number(measured.train_log_variance_ratio),
     }
     remedy = _mismatch_remedy(measured, limits)
-    return Diagnosis(Severity.WARNING, measured.layer, measured.step, message, remedy, evidence)
+    evidence |= _listed(measured.layers)
+    where = measured.where or measured.layer
+    return Diagnosis(Severity.WARNING, where, measured.step, message, remedy, evidence)
 
 
 @rule(code="BN105", name="tiny-batch", severities=(Severity.INFO, Severity.WARNING))
@@ -447,9 +452,7 @@ def dropout_in_evaluation(measured: "WrongMode", limits: Limits) -> Verdict:
     be = "were" if len(measured.layers) > 1 else "was"
     if measured.cause == "hard-coded":
         line = f" at {measured.source}" if measured.source else ""
-        message = (
-            f"{_names(measured)} drew noise in the {measured.stage}: the call{line} has it on, whatever the mode."
-        )
+        message = f"{_names(measured)} drew noise in the {measured.stage}: the call{line} has it on, whatever the mode."
         remedy = _function_remedy(measured.kind)
     else:
         message = f"{_names(measured)} {be} active in the {measured.stage}{_place(measured)}.{_mended(measured)}"
@@ -482,7 +485,7 @@ def reused_norm(measured: "Reuse", limits: Limits) -> Verdict:
         f"It is called {measured.calls} times in a training step, and its running statistics are those of all calls."
     )
     remedy = "nothing where it is meant; else a norm for each use."
-    return Diagnosis(Severity.INFO, measured.layer, measured.step, message, remedy, {"calls": measured.calls})
+    return Diagnosis(Severity.INFO, measured.where, measured.step, message, remedy, {"calls": measured.calls})
 
 
 @rule(code="BN802", name="batch-statistics-in-evaluation", severities=(Severity.INFO,))
@@ -503,9 +506,9 @@ def batch_statistics_in_evaluation(measured: "Design", limits: Limits) -> Verdic
     """
     del limits
     at = f" at {measured.source}" if measured.source else ""
-    message = f"A {measured.kind}{at} without running statistics normalises by the batch in the {measured.stage}."
+    message = f"{_names(measured)}{at} has no running statistics and normalises by the batch in the {measured.stage}."
     remedy = "track_running_stats=True, or instance or group norm, if predictions should not depend on the batch."
-    return Diagnosis(Severity.INFO, measured.layer, measured.step, message, remedy)
+    return Diagnosis(Severity.INFO, measured.where, measured.step, message, remedy)
 
 
 @rule(code="BN803", name="extreme-momentum", severities=(Severity.INFO,))
@@ -528,8 +531,9 @@ def extreme_momentum(measured: "Momentum", limits: Limits) -> Verdict:
     """
     if limits.low_momentum <= measured.momentum <= limits.high_momentum:
         return None
+    names = _names(measured)
     if measured.momentum > limits.high_momentum:
-        message = f"momentum={measured.momentum:g} gives the last batch that weight in the running statistics."
+        message = f"{names}: momentum={measured.momentum:g} gives the last batch that weight in running statistics."
     else:
         left = (1 - measured.momentum) ** measured.updates
         message = (
@@ -537,7 +541,7 @@ def extreme_momentum(measured: "Momentum", limits: Limits) -> Verdict:
         )
     remedy = f"momentum is the weight of the new batch: {1 - measured.momentum:g}, if it came from another library."
     evidence: dict[str, Plain] = {"momentum": measured.momentum, "updates": measured.updates}
-    return Diagnosis(Severity.INFO, measured.layer, measured.step, message, remedy, evidence)
+    return Diagnosis(Severity.INFO, measured.where, measured.step, message, remedy, evidence)
 
 
 @rule(code="BN901", name="unwatched-modes", severities=(Severity.INFO,))
@@ -580,7 +584,7 @@ RULES = (
 # Words.
 
 
-def _names(measured: "WrongMode | Drift | SmallBatch | RankDifference") -> str:
+def _names(measured: "WrongMode | Drift | SmallBatch | RankDifference | Reuse | Design | Momentum") -> str:
     """The modules of a finding, as the beginning of a sentence."""
     layers, kind = measured.layers, getattr(measured, "kind", "")
     if len(layers) == 1:

@@ -1,14 +1,10 @@
 """What is drawn of all that is measured: how often, and which layers."""
 
-import dataclasses
 from collections.abc import Iterable
 
 import pytest
 
-from lightning_diagnostics.diagnostics.activations.budget import Budget, Pace
-from lightning_diagnostics.diagnostics.activations.measure import LayerActivations, Look
-from lightning_diagnostics.diagnostics.activations.window import Window
-from tests.diagnostics.activations.looks import about, reading
+from lightning_diagnostics.callback.budget import Budget, Pace
 
 
 def drawn(steps: Iterable[int], *, first: int, every: int) -> list[int]:
@@ -54,16 +50,9 @@ def test_the_pace_is_a_function_of_the_steps_alone() -> None:
 # Which layers.
 
 
-def layer(name: str, *, dead: float | None = None, saturated: float | None = None) -> LayerActivations:
-    made = Window(activity=0.1, alpha=0.05, saturated=0.9)
-    made.know({name: about(name)})
-    made.update(Look(0, False, {name: reading([1] * 4)}))
-    return dataclasses.replace(made.layer(name), dead_share=dead, saturated_share=saturated)
-
-
-def layers(number: int, **dead: float) -> list[LayerActivations]:
-    names = [f"l{index}" for index in range(number)]
-    return [layer(name, dead=dead.get(name, 0.0)) for name in names]
+def layers(number: int, prefix: str = "l", **badness: float) -> dict[str, float]:
+    names = [f"{prefix}{index}" for index in range(number)]
+    return {name: badness.get(name, 0.0) for name in names}
 
 
 def test_as_many_layers_as_may_be_are_all_drawn() -> None:
@@ -89,8 +78,8 @@ def test_one_layer_may_be_all_that_is_drawn() -> None:
     assert Budget(1).choose(layers(9), ()) == ["l0"]
 
 
-def test_saturation_is_bad_too_and_what_cannot_die_is_not() -> None:
-    some = [layer("a"), layer("b"), layer("c", saturated=0.7), layer("d", dead=0.1), layer("e")]
+def test_the_worst_are_drawn() -> None:
+    some = {"a": 0.0, "b": 0.0, "c": 0.7, "d": 0.1, "e": 0.0}
     assert "c" in Budget(1).choose(some, ())
     assert set(Budget(3).choose(some, ())) >= {"c", "d"}
 
@@ -127,7 +116,7 @@ def test_an_illness_of_a_layer_that_was_not_called_changes_nothing() -> None:
 
 def test_layers_that_are_called_in_turns_do_not_take_each_others_places() -> None:
     budget = Budget(2)
-    one, other = layers(6), [layer(f"m{index}") for index in range(6)]
+    one, other = layers(6), layers(6, "m")
     first = [budget.choose(one, ()), budget.choose(other, ())]
-    worse = [layers(6, l1=0.9, l2=0.8), [layer(f"m{index}", dead=index / 10) for index in range(6)]]
+    worse = [layers(6, l1=0.9, l2=0.8), {f"m{index}": index / 10 for index in range(6)}]
     assert [budget.choose(each, ()) for each in worse] == first

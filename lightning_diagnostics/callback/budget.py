@@ -1,8 +1,6 @@
 """What is drawn of all that is measured: how often, and which layers."""
 
-from collections.abc import Collection, Sequence
-
-from lightning_diagnostics.diagnostics.activations.measure import LayerActivations
+from collections.abc import Collection, Mapping
 
 
 class Pace:
@@ -40,21 +38,21 @@ class Budget:
         self._most = most
         self._chosen: list[str] = []
 
-    def choose(self, layers: Sequence[LayerActivations], ill: Collection[str]) -> list[str]:
+    def choose(self, layers: Mapping[str, float], ill: Collection[str]) -> list[str]:
         """The layers to draw, in the order given.
 
         Args:
-            layers: All of them.
+            layers: How bad each is, 0 for well, in the order of the forward pass.
             ill: The names of those with a finding.
         """
-        names = [layer.layer for layer in layers]
+        names = list(layers)
         if len(names) <= self._most:
             return names
-        chosen = [name for name in self._chosen if name in names]
+        chosen = [name for name in self._chosen if name in layers]
         free = self._most - len(chosen)
         if free > 0:
-            worst = sorted(layers, key=_badness, reverse=True)
-            bad = [each.layer for each in worst if each.layer not in chosen and _badness(each) > 0]
+            worst = sorted(layers, key=layers.__getitem__, reverse=True)
+            bad = [name for name in worst if name not in chosen and layers[name] > 0]
             chosen += bad[: free - free // 2]
             rest = [name for name in names if name not in chosen]
             free = self._most - len(chosen)
@@ -64,9 +62,5 @@ class Budget:
                 well = [each for each in chosen if each not in ill]
                 if well:
                     chosen[chosen.index(well[-1])] = name
-        self._chosen = chosen + [name for name in self._chosen if name not in names]  # of those not seen at this look
+        self._chosen = chosen + [name for name in self._chosen if name not in layers]  # of those not seen at this look
         return [name for name in names if name in chosen]
-
-
-def _badness(layer: LayerActivations) -> float:
-    return max(layer.dead_share or 0.0, layer.saturated_share or 0.0)

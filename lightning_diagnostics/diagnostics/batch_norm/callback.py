@@ -1,0 +1,777 @@
+"""`BatchNormGuard`: wrong modes, running statistics that do not fit, and predictions that depend on the batch."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from typing_extensions import override
+
+from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, is_look, one_of, whole_number
+from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.callback.budget import Budget
+from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
+from lightning_diagnostics.callback.undisturbed import undisturbed
+from lightning_diagnostics.diagnostics.batch_norm import rules as room
+from lightning_diagnostics.diagnostics.batch_norm.dependence import (
+    CannotTryError,
+    Dependence,
+    Trial,
+    find_axes,
+    with_step,
+)
+from lightning_diagnostics.diagnostics.batch_norm.evaluation import STAGES, Evaluation
+from lightning_diagnostics.diagnostics.batch_norm.measure import (
+    LayerStatistics,
+    Momentum,
+    Overview,
+    Part,
+    RankDifference,
+    Reuse,
+    WrongMode,
+    far_apart,
+    of_batches,
+    together,
+)
+from lightning_diagnostics.diagnostics.batch_norm.modes import Flip, Modes
+from lightning_diagnostics.diagnostics.batch_norm.training import TrainingLooks, epsilon, momentum_of
+from lightning_diagnostics.findings import Diagnosis, Finding, Rule, Severity
+from lightning_diagnostics.probes import NormWatch, RunningStatistics, Statistics, by_design, kind_of, obeys_mode
+
+BatchDependence = Literal["once", "every", "off"]
+Measured = TypeVar("Measured")
+
+_CLOSES_AFTER = 2  # evaluations, or looks, in a row that do not repeat a finding
+_TRIES = 3  # batches of an evaluation that are tried with other samples, until one can be
+_EVALUATION_LOOKS = (0, 1, 2)  # and the middle and the last batch
+
+
+class BatchNormGuard(DiagnosticCallback):
+    """Watches the modes of batch norm and dropout, running statistics, and whether predictions depend on the batch.
+
+    It watches every kind of batch norm (``SyncBatchNorm``, lazy and scripted ones, instance norm with running
+    statistics, modules of yours that have a ``running_mean``), dropout of every kind, and calls of ``F.batch_norm``,
+    ``F.dropout`` and attention with ``dropout_p``; in training, sanity check, validation, test and prediction.
+
+    What it costs: in every batch the modes of these modules are compared, which is some microseconds of Python and no
+    operation of torch. At looks (in training the first batch and the last of every epoch, at least eight spread over it
+    and one every ``every_n_train_steps``; in an evaluation up to five batches) two hooks of the process see the calls,
+    running statistics are compared before and after, and one transfer brings them to the host. Once in a run the step
+    of an evaluation is run five times more on up to 31 samples of a batch, with other samples in the places of some:
+    a prediction should not change. Generators of random numbers, buffers, metrics, lists and other attributes of the
+    module are put back, and loggers stood in for; what the step writes elsewhere (a file) is written.
+
+    What is drawn, at every validation, under ``batch_norm/<quantity>/<layer>``: shift of the mean and log ratio of the
+    variance between running statistics and validation batches, and training batches; rows of the smallest batch;
+    updates. With several processes it is of all of their batches.
+
+    Findings: ``train-mode-in-evaluation`` (BN101), ``eval-mode-in-training`` (BN102), ``frozen-but-drifting`` (BN103),
+    ``statistics-mismatch`` (BN104), ``tiny-batch`` (BN105), ``ranks-differ`` (BN106), ``batch-dependent-prediction``
+    (BN107), ``dropout-in-evaluation`` (BN108); notes ``reused-norm`` (BN801), ``batch-statistics-in-evaluation``
+    (BN802), ``extreme-momentum`` (BN803), ``unwatched-modes`` (BN901).
+
+    With ``on_finding="raise"`` a wrong mode is raised at the end of the batch that shows it, before the metrics of the
+    evaluation are logged; with several processes at the end of the evaluation, before they are logged too.
+
+    Args:
+        fix: Put modules into the right mode. In an evaluation all modules are put into evaluation mode as soon as one
+            is met that is not, and put back after it; in training, those that fell into evaluation mode since the first
+            batch are put back at the start of the next. What is frozen on purpose stays so. It says what it mends.
+        batch_dependence: When to try a batch with other samples: ``"once"`` for each kind of evaluation, in ``"every"``
+            evaluation, or ``"off"``.
+        every_n_train_steps: A training batch is looked at at least this often, counted within the epoch.
+        max_layers: Norms that are drawn at the most. All are judged.
+        on_finding: What to do about a finding: ``"report"`` it, ``"stop"`` training after the batch, or ``"raise"`` a
+            ``FindingError``. With several processes the ranks agree on it at the end of the epoch or of a validation.
+        at: The severity from which ``"stop"`` and ``"raise"`` act: ``"warning"`` or ``"error"``.
+        limits: Limits to override, by name, e.g. ``{"statistics-mismatch.shift": 2.0}``.
+        strict: Raise our own faults instead of switching off (for tests).
+
+    Raises:
+        ValueError: if a word or a limit is not known, or a value is not allowed.
+        TypeError: if a value is of the wrong kind.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_diagnostics import BatchNormGuard
+        >>> trainer = Trainer(callbacks=[BatchNormGuard()], logger=False, enable_checkpointing=False)
+    """
+
+    rules = room.RULES[:-1]
+    blind_rule = room.unwatched_modes
+    default_limits = room.Limits()
+    stages = frozenset({"fit", "validate", "test", "predict"})
+    state_outlives_run = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any] | None]] = {
+        "light": {"every_n_train_steps": 500, "max_layers": 10},
+        "thorough": {"every_n_train_steps": 10, "max_layers": 100, "batch_dependence": "every"},
+    }
+
+    def __init__(
+        self,
+        *,
+        fix: bool = False,
+        batch_dependence: BatchDependence = "once",
+        every_n_train_steps: int = 50,
+        max_layers: int = 30,
+        on_finding: OnFinding = "report",
+        at: At = "warning",
+        limits: dict[str, float] | None = None,
+        strict: bool = False,
+    ) -> None:
+        # Validate the arguments.
+        if not isinstance(fix, bool):
+            raise TypeError(f"fix={fix!r}: allowed are True and False")
+        one_of("batch_dependence", batch_dependence, get_args(BatchDependence))
+        whole_number("every_n_train_steps", every_n_train_steps, low=1)
+        whole_number("max_layers", max_layers, low=1)
+        super().__init__(on_finding=on_finding, at=at, limits=limits, strict=strict)
+
+        # Set up a guard that has seen nothing.
+        self.fix = fix
+        self.batch_dependence: BatchDependence = batch_dependence
+        self.every_n_train_steps = every_n_train_steps
+        self.max_layers = max_layers
+        self.forget()
+        self._reset()
+
+    # The life of a run.
+
+    @override
+    def forget(self) -> None:
+        self._names: dict[str, str] = {}
+        self._tried: set[str] = set()  # kinds of evaluation that were tried with other samples
+        self._trained: set[str] = set()
+        self._quiet: dict[tuple[str, str], int] = {}  # evaluations or looks in a row that did not repeat a finding
+        self._reused: set[str] = set()
+        self._module: int | None = None
+
+    def _reset(self) -> None:
+        """Forget everything about the modules of this process."""
+        self._modes = Modes()
+        self._watch: NormWatch | None = None
+        self._evaluation: Evaluation | None = None
+        self._looks = TrainingLooks()
+        self._before: RunningStatistics | None = None
+        self._asleep_at_start: list[str] = []
+        self._asleep: dict[str, int] = {}  # training batches in a row in which a module was in evaluation mode
+        self._first_asleep: dict[str, int] = {}
+        self._weights: dict[str, Tensor] = {}
+        self._begun = False  # the first training batch
+        self._budget = Budget(self.max_layers)
+        self._found: set[tuple[str, str]] = set()  # in this evaluation
+        self._change: float | None = None
+        self._evaluated: tuple[str, dict[str, Statistics], dict[str, list[Part]], dict[str, int]] | None = None
+        self._cannot: dict[str, str] = {}  # why a batch could not be tried, by kind of evaluation
+        self._tries = 0
+        self._blind = ""
+        self._blind_note: Finding | None = None
+
+    @override
+    def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._module not in (None, id(pl_module)):  # the same Trainer runs another model
+            for finding in self.findings:
+                if finding.status == "open":
+                    self.close(finding, step=insides.log_step(trainer))
+            self.forget()
+            self._reset()
+        self._module = id(pl_module)
+        if not self._modes.everything:  # else the sanity check has done it
+            self._take_up(pl_module)
+        if trainer.state.fn == "fit":
+            norms = {path: self._modes.weights(path) for path in self._modes.norms}
+            smallest = {path: min(weights, key=Tensor.numel) for path, weights in norms.items() if weights}
+            self._weights = {path: each.detach().clone() for path, each in smallest.items() if not is_lazy(each)}
+
+    @override
+    def detach(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.unhook()
+        self._modes.restore()
+        self._reset()
+
+    @override
+    def watching(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        norms, noises = len(self._modes.norms), len(self._modes.noises)
+        text = f"{norms} batch norm{'s' * (norms != 1)} and {noises} dropout{'s' * (noises != 1)}"
+        frozen = [path for path in self._modes.norms if not self._modes.norms[path].training]
+        if frozen and trainer.state.fn == "fit":
+            text += f", {len(frozen)} norms in evaluation mode from the start ({_listed(frozen)})"
+        blind = self._blindness(pl_module)
+        return "; ".join([text, *(f"blind in {what}" for what in blind)])
+
+    @override
+    def undecided(self) -> list[str]:
+        return [f"whether predictions depend on the batch: {why}" for why in self._cannot.values()][:1]
+
+    def _take_up(self, pl_module: LightningModule) -> None:
+        """Look which modules there are now."""
+        self._modes.take_up(pl_module)
+        self._watch = self._watch or NormWatch(self._names, self._mend_one if self.fix else None)
+
+    def _blindness(self, pl_module: LightningModule) -> list[str]:
+        """What cannot be seen, in words."""
+        found: list[str] = []
+        if insides.is_compiled(pl_module):
+            found.append("calls inside of compiled code: modes and statistics are compared around them")
+        scripted = [path for path, each in self._modes.everything.items() if isinstance(each, torch.jit.ScriptModule)]
+        if scripted:
+            found.append(f"calls inside of scripted code ({_listed(scripted[:1])}): modes and statistics are compared")
+        return found
+
+    def _note_blindness(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say, as a note, what cannot be seen, when that is first known and when it changes."""
+        cannot = [f"whether predictions depend on the batch: {why}" for why in self._cannot.values()]
+        text = "; ".join([*self._blindness(pl_module), *cannot])
+        if text == self._blind:
+            return
+        self._blind = text
+        if text:
+            remedy = "nothing, where these parts are known to be well."
+            self._blind_note = self.note_blind(trainer, f"blind in {text}.", remedy)
+        elif self._blind_note is not None:
+            self.close(self._blind_note, step=insides.log_step(trainer))
+
+    # Training.
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._take_up(pl_module)
+        modes = self._modes
+        since = f"between training batches {batch_idx - 1} and {batch_idx}" if batch_idx else "before this epoch began"
+        modes.note(Flip(f"set {since}", "between"))
+        if not self._begun:
+            self._begun = True
+            modes.begin_training()
+        if self.fix:
+            self._wake(trainer)
+        self._asleep_at_start = modes.fell_asleep()
+        self._before = None
+        if is_look(batch_idx, batches=insides.batches_per_epoch(trainer), every=self.every_n_train_steps):
+            self._before = RunningStatistics(modes.norms)
+            if self._watch is not None and not insides.is_compiled(pl_module):
+                self._watch.moments = False
+                self._watch.start(pl_module, functional=False, running=_running(trainer, "train"))
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._modes.note(Flip(f"set inside training_step, in batch {batch_idx}", "inside"))
+        step, looked = insides.log_step(trainer), self._before is not None
+        called: set[str] | None = None
+        if self._before is not None:
+            before, self._before = self._before, None
+            norms = {} if self._watch is None else self._watch.norms
+            if norms:
+                called = {path for path, calls in norms.items() if not calls.by_batch}
+            self._looks.take(self._modes, before, RunningStatistics(self._modes.norms), norms, step=step)
+            self._trained |= self._looks.trained
+            if self._watch is not None:
+                self._watch.stop()
+        self._count_asleep(trainer, called, step)
+        if looked:
+            self._judge_drift(trainer)
+            self._judge_reuse(trainer, step)
+
+    def _wake(self, trainer: Trainer) -> None:
+        """Put back what fell into evaluation mode, and say so."""
+        flips = {path: self._modes.flip(path) for path in self._modes.fell_asleep()}
+        asleep = [path for path in flips if self._asks(room.eval_mode_in_training)]
+        if not asleep:
+            return
+        self._modes.wake()
+        step = insides.log_step(trainer)
+        for measured in self._sleepers(asleep, flips, step, batches=1, mended=True):
+            self.judge(trainer, room.eval_mode_in_training, measured, step=step)
+
+    def _count_asleep(self, trainer: Trainer, called: set[str] | None, step: int) -> None:
+        """Count the batches that modules spent in evaluation mode, from start to end."""
+        if not self._asleep_at_start and not self._asleep:
+            return
+        now = set(self._asleep_at_start) & set(self._modes.fell_asleep())
+        if called is not None:  # a norm that is not called, or is put into training mode for its call, is well
+            now = {path for path in now if path not in self._modes.norms or path in called}
+        self._asleep = {path: self._asleep.get(path, 0) + 1 for path in now}
+        for path in now:
+            self._first_asleep.setdefault(path, step)
+        due = [path for path in self._asleep if self._asleep[path] <= self._limits.batches]
+        flips = {path: self._modes.flip(path) for path in due}
+        for count in sorted({self._asleep[path] for path in due}):
+            members = [path for path in due if self._asleep[path] == count]
+            for measured in self._sleepers(members, flips, min(self._first_asleep[p] for p in members), batches=count):
+                self.judge(trainer, room.eval_mode_in_training, measured, step=step)
+        if not now:
+            self._first_asleep = {}
+        self._settle(room.eval_mode_in_training, now, step)
+
+    def _sleepers(
+        self, asleep: Sequence[str], flips: Mapping[str, Flip], step: int, *, batches: int, mended: bool = False
+    ) -> Iterator[WrongMode]:
+        for flip in dict.fromkeys(flips[path] for path in asleep):
+            for where, layers in together([path for path in asleep if flips[path] == flip]):
+                kind = kind_of(self._modes.everything[layers[0]])
+                yield WrongMode(
+                    *(where, layers, kind, "training", "training_step", flip.place, flip.cause, step),
+                    batches=batches,
+                    mended=mended,
+                )
+
+    def _settle(self, rule: Rule, still: set[str], step: int) -> None:
+        """Take back what was found of a rule and is gone, after some times."""
+        for finding in self.findings:
+            if finding.code != rule.code or finding.status != "open":
+                continue
+            names = str(finding.evidence.get("names", finding.where)).split(", ")
+            gone = not still & set(names)
+            self._quiet[finding.key] = self._quiet.get(finding.key, 0) + 1 if gone else 0
+            if self._quiet[finding.key] >= _CLOSES_AFTER:
+                self.close(finding, step=step)
+            elif not gone:
+                self.still(finding, step=step)
+
+    def _judge_drift(self, trainer: Trainer) -> None:
+        drifts = self._looks.drifts(self._modes)
+        for group in self._alike(drifts, room.frozen_but_drifting):
+            self.judge(trainer, room.frozen_but_drifting, group, step=insides.log_step(trainer))
+
+    def _alike(self, measured: Sequence[Any], rule: Rule) -> Iterator[Any]:
+        """What a rule finds at many norms, put together by its severity: the first of them, for all."""
+        if not self._asks(rule):
+            return
+        found: dict[Severity, list[Any]] = {}
+        for each in measured:
+            verdict = rule.check(each, self._limits)
+            if isinstance(verdict, Diagnosis):
+                found.setdefault(verdict.severity, []).append(each)
+        for members in found.values():
+            by_path = {each.layers[0] if each.layers else each.layer: each for each in members}
+            for where, layers in together(list(by_path)):
+                yield replace(by_path[layers[0]], where=where, layers=layers)
+
+    def _judge_reuse(self, trainer: Trainer, step: int) -> None:
+        new = [path for path in self._looks.calls if path not in self._reused]
+        self._reused |= set(new)
+        for where, layers in together(new):
+            measured = Reuse(where, layers, self._looks.calls[layers[0]], step)
+            self.judge(trainer, room.reused_norm, measured, step=step)
+
+    @override
+    def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = insides.epoch_end_step(trainer)
+        processes = insides.process_count(trainer)
+        for group in self._alike(self._looks.small_batches(self._modes, processes), room.tiny_batch):
+            self.judge(trainer, room.tiny_batch, group, step=step)
+        self._looks.rows = {}
+        self._judge_momentum(trainer, step)
+        self._note_blindness(trainer, pl_module)
+
+    def _judge_momentum(self, trainer: Trainer, step: int) -> None:
+        known = ((path, self._modes.norms.get(path)) for path in sorted(self._looks.trained))
+        given = [(path, momentum_of(norm), _updates(norm)) for path, norm in known if norm is not None]
+        found = [Momentum(path, (path,), m, updates or 0, 0) for path, m, updates in given if m is not None]
+        for group in self._alike(found, room.extreme_momentum):
+            self.judge(trainer, room.extreme_momentum, group, step=step)
+
+    # Evaluation: the same for each kind.
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_start(trainer, pl_module)
+        self._begin_evaluation(trainer, pl_module, "validation")
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_test_start(trainer, pl_module)
+        self._begin_evaluation(trainer, pl_module, "test")
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_predict_start(trainer, pl_module)
+        self._begin_evaluation(trainer, pl_module, "predict")
+
+    @override
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._begin_batch(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    @override
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._begin_batch(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    @override
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._begin_batch(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._end_batch(trainer, batch_idx)
+
+    @override
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._end_batch(trainer, batch_idx)
+
+    @override
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._end_batch(trainer, batch_idx)
+
+    @override
+    def evaluation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        evaluation = self._evaluation
+        if evaluation is None:
+            return
+        step = insides.log_step(trainer)
+        for rule in (room.train_mode_in_evaluation, room.dropout_in_evaluation):
+            of_rule = {finding.key for finding in self.findings if finding.code == rule.code}
+            of_stage = [f for f in self.findings if f.key in of_rule and f.evidence.get("stage") == evaluation.stage]
+            for finding in of_stage:
+                self._close_if_quiet(finding, found=finding.key in self._found, step=step)
+        if evaluation.stage != "sanity check":
+            running, parts = evaluation.statistics()
+            self._evaluated = evaluation.stage, running, parts, evaluation.rows
+            if insides.process_count(trainer) == 1:
+                self._take_up_statistics(trainer, [self._evaluated], step)
+                self._evaluated = None
+        self._note_blindness(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_evaluation()
+        super().on_validation_end(trainer, pl_module)
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_evaluation()
+
+    @override
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_evaluation()
+
+    def _begin_evaluation(self, trainer: Trainer, pl_module: LightningModule, hook: str) -> None:
+        self._take_up(pl_module)
+        self._found = set()
+        self._change = None
+        self._tries = 0
+        stage = STAGES[str(trainer.state.stage.value)] if trainer.state.stage is not None else "validation"
+        self._evaluation = Evaluation(
+            self._modes,
+            stage=stage,
+            hook=hook,
+            overridden=insides.is_overridden(pl_module, f"on_{hook}_model_eval"),
+            watch=None if insides.is_compiled(pl_module) else self._watch,
+            broadcast=insides.process_count(trainer) > 1,
+        )
+
+    def _begin_batch(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, loader: int
+    ) -> None:
+        evaluation = self._evaluation
+        if evaluation is None:
+            return
+        self._try(trainer, pl_module, evaluation, batch, batch_idx, loader)
+        batches = insides.evaluation_batches(trainer, loader)
+        look = batch_idx in _EVALUATION_LOOKS or (batches is not None and batch_idx in (batches // 2, batches - 1))
+        evaluation.begin(batch_idx, look=look)
+        if self.fix:
+            self._mend(evaluation)
+        if evaluation.watch is not None and (look or self.fix):
+            evaluation.watch.moments = look and evaluation.stage != "sanity check"
+            stage = trainer.state.stage.value if trainer.state.stage is not None else ""
+            evaluation.watch.start(pl_module, functional=look and batch_idx == 0, running=_running(trainer, str(stage)))
+
+    def _end_batch(self, trainer: Trainer, batch_idx: int) -> None:
+        evaluation = self._evaluation
+        if evaluation is None:
+            return
+        step = insides.log_step(trainer)
+        seen = evaluation.end(batch_idx, step=step)
+        for rule, wrong in ((room.train_mode_in_evaluation, seen.norms), (room.dropout_in_evaluation, seen.noises)):
+            for measured in wrong:
+                self._judge_once(trainer, rule, measured, step)
+        for measured in seen.designs:
+            self._judge_once(trainer, room.batch_statistics_in_evaluation, measured, step)
+
+    def _judge_once(self, trainer: Trainer, rule: Rule, measured: Any, step: int) -> None:
+        """Judge what the first batch of an evaluation has shown, and not again what the others show too."""
+        key = rule.code, measured.where
+        if key not in self._found:
+            self._found.add(key)
+            self.judge(trainer, rule, measured, step=step)
+
+    def _end_evaluation(self) -> None:
+        self._modes.restore()
+        self._evaluation = None
+
+    def _close_if_quiet(self, finding: Finding, *, found: bool, step: int) -> None:
+        if finding.status != "open":
+            return
+        self._quiet[finding.key] = 0 if found else self._quiet.get(finding.key, 0) + 1
+        if found:
+            self.still(finding, step=step)
+        elif self._quiet[finding.key] >= _CLOSES_AFTER:
+            self.close(finding, step=step)
+
+    # Mending.
+
+    def _mend(self, evaluation: Evaluation) -> None:
+        """Put modules into evaluation mode at the start of a batch."""
+        wrong = self._modes.training()
+        if wrong or any(module.training for module in self._modes.everything.values()):
+            for path in wrong:
+                if self._mends(path):
+                    evaluation.mended[path] = evaluation.flip(path)
+            self._modes.mend(self._mends)
+
+    def _mend_one(self, module: nn.Module) -> None:
+        """A module in training mode is about to run; all are put right, lest the step itself asks for its mode."""
+        if self._evaluation is not None:
+            self._evaluation.note_inside()
+            self._mend(self._evaluation)
+
+    def _mends(self, path: str) -> bool:
+        """Whether a module is to be put right: what is not to be found is not to be mended."""
+        if path in self._modes.noises:
+            return self._asks(room.dropout_in_evaluation)
+        return path not in self._modes.norms or self._asks(room.train_mode_in_evaluation)
+
+    def _asks(self, rule: Rule) -> bool:
+        return self._selection.asks(rule)
+
+    # Whether predictions depend on the batch.
+
+    def _try(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        evaluation: Evaluation,
+        batch: Any,
+        batch_idx: int,
+        loader: int,
+    ) -> None:
+        """Try a batch with other samples, if it is time."""
+        due = self.batch_dependence == "every" or evaluation.hook not in self._tried
+        off = self.batch_dependence == "off" or not self._asks(room.batch_dependent_prediction)
+        if off or not due or self._tries >= _TRIES or evaluation.stage == "sanity check":
+            return
+        self._tries += 1
+        try:
+            found = self._tried_batch(trainer, pl_module, evaluation, batch, batch_idx, loader)
+        except CannotTryError as fault:
+            self._cannot[evaluation.hook] = str(fault)
+            return
+        self._tries = _TRIES
+        self._tried.add(evaluation.hook)
+        self._cannot.pop(evaluation.hook, None)
+        self._change = 0.0 if found is None else found.change
+        step = insides.log_step(trainer)
+        if found is not None:
+            designed = [path for path, norm in self._modes.norms.items() if by_design(norm)]
+            found = with_step(found, step=step, designed=designed)
+            self.judge(trainer, room.batch_dependent_prediction, found, step=step)
+        for finding in self.findings:
+            if finding.code == room.batch_dependent_prediction.code and finding.status == "open":
+                self._close_if_quiet(finding, found=found is not None, step=step)
+
+    def _tried_batch(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        evaluation: Evaluation,
+        batch: Any,
+        batch_idx: int,
+        loader: int,
+    ) -> Dependence | None:
+        if insides.is_sharded(trainer):
+            raise CannotTryError("the weights are spread over processes, which would have to try it together")
+        if any(is_lazy(each) for each in (*pl_module.parameters(), *pl_module.buffers())):
+            raise CannotTryError("there are lazy modules that have not run yet")
+        loading = insides.loading(trainer, pl_module, loader)
+        axes = find_axes(batch, batch_size=loading.batch_size, stacked=loading.stacked)
+        try:
+            step = insides.evaluation_step(trainer, pl_module, batch_idx, loader)
+        except ValueError as fault:
+            raise CannotTryError(str(fault)) from fault
+        compiled = insides.is_compiled(pl_module)
+
+        @contextlib.contextmanager
+        def alone() -> Iterator[None]:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(undisturbed(trainer, pl_module))
+                if compiled:
+                    stack.enter_context(torch.compiler.set_stance("force_eager"))
+                yield
+
+        if compiled and not hasattr(torch.compiler, "set_stance"):
+            raise CannotTryError("the model is compiled, which can be stepped around from torch 2.6 on")
+        trial = Trial(pl_module, step, alone, evaluation.stage, evaluation.step_name, dict(self._names))
+        try:
+            return trial.compare(batch, axes)
+        except CannotTryError:
+            if axes.samples == axes.length:
+                raise
+            return trial.compare(batch, replace(axes, samples=axes.length))  # its step may want whole batches
+
+    # Statistics, where the ranks meet.
+
+    @override
+    def share(self) -> Any:
+        mine, self._evaluated = self._evaluated, None
+        return None if mine is None else (*mine, self._looks.shifts)
+
+    @override
+    def take_in(self, trainer: Trainer, pl_module: LightningModule, shared: list[Any]) -> None:
+        if not shared:
+            return
+        step = insides.log_step(trainer)
+        for *_, shifts in shared[1:]:
+            for path, seen in shifts.items():
+                self._looks.shifts[path] = [*self._looks.shifts.get(path, []), *seen]
+        evaluated = [each[:-1] for each in shared]
+        self._take_up_statistics(trainer, evaluated, step)
+        apart = far_apart([running for _, running, *_ in evaluated])
+        found = [RankDifference(path, (path,), shift, len(evaluated), step) for path, shift in apart.items()]
+        for group in self._alike(found, room.ranks_differ):
+            self.judge(trainer, room.ranks_differ, group, step=step)
+
+    def _take_up_statistics(
+        self,
+        trainer: Trainer,
+        evaluated: Sequence[tuple[str, dict[str, Statistics], dict[str, list[Part]], dict[str, int]]],
+        step: int,
+    ) -> None:
+        """Draw and judge the statistics of an evaluation."""
+        running = evaluated[0][1]
+        layers: list[LayerStatistics] = []
+        for path, norm in self._modes.norms.items():
+            parts = [part for _, _, each, _ in evaluated for part in each.get(path, [])]
+            if path not in running or not parts:
+                continue
+            rows = sum(rows.get(path, 0) for *_, rows in evaluated)
+            layers.append(self._layer(path, norm, of_batches(running[path], parts, eps=epsilon(norm)), rows, step))
+        if trainer.state.fn == "fit":
+            found = set[str]()
+            for group in self._alike(layers, room.statistics_mismatch):
+                found.add(group.where)
+                self.judge(trainer, room.statistics_mismatch, group, step=step)
+            for finding in self.findings:
+                if finding.code == room.statistics_mismatch.code:
+                    self._close_if_quiet(finding, found=finding.where in found, step=step)
+        self._draw(trainer, layers, step)
+
+    def _layer(self, path: str, norm: nn.Module, found: tuple[float, float], rows: int, step: int) -> LayerStatistics:
+        training = self._looks.recent(path)
+        sizes = [count for count, _ in self._looks.rows.get(path, [])]
+        return LayerStatistics(
+            path,
+            kind_of(norm),
+            found[0],
+            found[1],
+            None if training is None else training[0],
+            None if training is None else training[1],
+            min(sizes) if sizes else None,
+            _updates(norm),
+            momentum_of(norm),
+            rows,
+            stale=self._is_stale(path),
+            trained=path in self._trained,
+            step=step,
+        )
+
+    def _is_stale(self, path: str) -> bool:
+        """Whether the weights of a norm have moved in this run, and its statistics have not."""
+        known, weights = self._weights.get(path), self._modes.weights(path)
+        if path in self._trained or known is None or not weights or obeys_mode(self._modes.norms[path]) is False:
+            return False
+        weight = min(weights, key=Tensor.numel)
+        moved = weight.shape == known.shape and not torch.equal(weight.detach(), known.to(weight.device))
+        return moved and not any(each.requires_grad for each in weights)
+
+    def _draw(self, trainer: Trainer, layers: Sequence[LayerStatistics], step: int) -> None:
+        if not (trainer.is_global_zero and trainer.loggers):
+            return
+        shifts = {layer.layer: layer.mean_shift or 0.0 for layer in layers}
+        ill = {finding.where for finding in self.findings if finding.status == "open" and finding.where is not None}
+        chosen = set(self._budget.choose(shifts, ill))
+        overview = Overview(self._change, max(shifts.values(), default=None))
+        drawn = [layer for layer in layers if layer.layer in chosen]
+        self.draw(trainer, overview, *drawn, step=step)
+        if drawn:
+            self.lay_out("batch norm", overview, *drawn)
+
+    # Resuming.
+
+    @override
+    def room_state(self) -> dict[str, Any]:
+        return {
+            "names": dict(self._names),
+            "tried": sorted(self._tried),
+            "trained": sorted(self._trained),
+            "reused": sorted(self._reused),
+            "quiet": [[*key, count] for key, count in self._quiet.items()],
+        }
+
+    @override
+    def load_room_state(self, state: Mapping[str, Any]) -> None:
+        self._names.update(state["names"])
+        self._tried = set(state["tried"])
+        self._trained = set(state["trained"])
+        self._reused = set(state["reused"])
+        self._quiet = {(code, where): count for code, where, count in state["quiet"]}
+
+
+def _updates(norm: nn.Module | None) -> int | None:
+    """How often the running statistics of a norm were updated."""
+    count = getattr(norm, "num_batches_tracked", None)
+    return int(count) if isinstance(count, Tensor) else None
+
+
+def _running(trainer: Trainer, stage: str) -> Callable[[], bool]:
+    """Whether the Trainer is still in a stage, without holding it."""
+    import weakref
+
+    alive = weakref.ref(trainer)
+
+    def running() -> bool:
+        trainer = alive()
+        stages = None if trainer is None or trainer.interrupted else trainer.state.stage
+        return stages is not None and stages.value == stage
+
+    return running
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f", and {len(names) - 3} more" if len(names) > 3 else "")

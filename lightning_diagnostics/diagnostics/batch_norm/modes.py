@@ -1,0 +1,159 @@
+"""Which modules are in training mode, where that flipped, and putting it right."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_diagnostics.probes import ROOT, is_norm, is_random, paths
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Where a module came into the mode that it is in.
+
+    Attributes:
+        place: As the end of a sentence; empty if it was so from the start.
+        cause: See `lightning_diagnostics.diagnostics.batch_norm.measure.WrongMode`.
+    """
+
+    place: str = ""
+    cause: str = "unknown"
+
+
+class Modes:
+    """The modes of a model's norms and dropouts, and where each flipped last."""
+
+    def __init__(self) -> None:
+        self.everything: dict[str, nn.Module] = {}
+        """All modules by path."""
+        self.norms: dict[str, nn.Module] = {}
+        """Those that normalise by the batch while training."""
+        self.noises: dict[str, nn.Module] = {}
+        """Those that draw noise while training."""
+        self._watched: list[tuple[str, nn.Module]] = []
+        self._known: list[bool] = []
+        self._flips: dict[str, Flip] = {}
+        self._baseline: dict[str, bool] = {}
+        self._mended: list[nn.Module] = []
+
+    def take_up(self, root: nn.Module) -> None:
+        """Look which modules there are; flips of those that are known stay known."""
+        before = dict(zip((path for path, _ in self._watched), self._known, strict=True))
+        self.everything = paths(root)
+        self.norms = {path: module for path, module in self.everything.items() if is_norm(module)}
+        self.noises = {path: module for path, module in self.everything.items() if is_random(module)}
+        self._watched = list({**self.norms, **self.noises}.items())
+        self._known = [before.get(path, bool(module.training)) for path, module in self._watched]
+
+    def note(self, flip: Flip) -> None:
+        """Look at all modes: what differs from before has flipped here."""
+        now = [bool(module.training) for _, module in self._watched]
+        if now == self._known:
+            return
+        for (path, _), before, after in zip(self._watched, self._known, now, strict=True):
+            if before != after:
+                self._flips[path] = flip
+        self._known = now
+
+    def flip(self, path: str) -> Flip:
+        """Where a module came into its mode, as far as it was noted."""
+        return self._flips.get(path, Flip())
+
+    def forget_flips(self) -> None:
+        """A stage begins: what flipped before is the state that it starts from."""
+        self._flips = {}
+
+    def training(self) -> set[str]:
+        """The norms and dropouts that were in training mode when that was last noted."""
+        return {path for (path, _), training in zip(self._watched, self._known, strict=True) if training}
+
+    # Training.
+
+    def begin_training(self) -> None:
+        """The first batch begins: what is in evaluation mode now is meant to be."""
+        self._baseline = {path: bool(module.training) for path, module in self.everything.items()}
+        self.forget_flips()
+
+    @property
+    def frozen_at_start(self) -> list[str]:
+        """The norms and dropouts that were in evaluation mode at the first batch."""
+        return [path for path, _ in self._watched if not self._baseline.get(path, True)]
+
+    def fell_asleep(self) -> list[str]:
+        """Norms and dropouts in evaluation mode that were not so at the first batch, and are not frozen."""
+        asleep = [path for (path, _), training in zip(self._watched, self._known, strict=True) if not training]
+        return [path for path in asleep if self._baseline.get(path, False) and not self.is_frozen(path)]
+
+    def is_frozen(self, path: str) -> bool:
+        """Whether no parameter of a module requires a gradient; if it has none, none of the module that it is in."""
+        weights = self.weights(path)
+        return bool(weights) and not any(weight.requires_grad for weight in weights)
+
+    def weights(self, path: str) -> list[Tensor]:
+        """The parameters of a module, or of the nearest one around it that has any."""
+        for place in (path, *_outward(path)):
+            module = self.everything.get(place)
+            found: list[Tensor] = [] if module is None else list(module.parameters())
+            if found:
+                return found
+        return []
+
+    def follows_learning(self, path: str) -> bool:
+        """Whether the module with parameters that is registered before a norm is learning."""
+        last: list[Tensor] = []
+        for place, module in self.everything.items():
+            if place == path:
+                break
+            own: list[Tensor] = list(module.parameters(recurse=False))
+            last = own if own and place not in self.norms else last
+        return any(weight.requires_grad for weight in last)
+
+    def wake(self) -> list[str]:
+        """Put modules that fell asleep back into training mode, and what they are in."""
+        asleep = self.fell_asleep()
+        inside = {outer for path in asleep for outer in _outward(path)}
+        for path in (*asleep, *inside):
+            if self._baseline.get(path, False):
+                _set_mode(self.everything[path], training=True)
+        self._known = [bool(module.training) for _, module in self._watched]
+        return asleep
+
+    # Evaluation.
+
+    def mend(self, wants: Callable[[str], bool]) -> None:
+        """Put all modules into evaluation mode, but for what is not wanted; `restore` puts them back."""
+        for path, module in self.everything.items():
+            if module.training and wants(path):
+                self._mended.append(module)
+                _set_mode(module, training=False)
+        self._known = [bool(module.training) for _, module in self._watched]
+
+    def restore(self) -> None:
+        """Put back what was mended, and is as it was left."""
+        mended, self._mended = self._mended, []
+        for module in mended:
+            _set_mode(module, training=True)
+
+
+def _set_mode(module: nn.Module, *, training: bool) -> None:
+    """The flag alone: ``train()`` may be the user's own."""
+    if isinstance(module, torch.jit.ScriptModule):
+        module.train(training)
+    else:
+        module.training = training
+
+
+def _outward(path: str) -> Iterator[str]:
+    """The modules around one, up to the model itself."""
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path
+    yield ROOT
+
+
+def versions(norms: Mapping[str, nn.Module]) -> dict[str, int]:
+    """How often each norm's count of batches was written to: without a transfer, since the count is not read."""
+    counts = ((path, getattr(norm, "num_batches_tracked", None)) for path, norm in norms.items())
+    return {path: count._version for path, count in counts if isinstance(count, Tensor) and not count.is_inference()}

@@ -1,0 +1,143 @@
+"""What the looks of training say of each norm: its batches, its statistics, and whether it drifts while frozen."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_diagnostics.diagnostics.batch_norm.measure import Drift, SmallBatch, of_update
+from lightning_diagnostics.diagnostics.batch_norm.modes import Modes
+from lightning_diagnostics.probes import NormCalls, RunningStatistics, Statistics, kind_of
+from lightning_diagnostics.statistics import statistics_mismatch
+
+_RECENT = 8  # looks that the statistics of training batches are the median of
+
+
+@dataclass(eq=False)
+class _Frozen:
+    """A norm whose weights are frozen.
+
+    Attributes:
+        weight: A copy of one of its parameters.
+        start: Its running statistics when it was first seen.
+        looks: At how many looks they moved.
+        step: When it was first seen to.
+        shift: How far they have come.
+    """
+
+    weight: Tensor
+    start: Statistics
+    looks: int = 0
+    step: int = 0
+    shift: float = 0.0
+
+
+@dataclass(eq=False)
+class TrainingLooks:
+    """What the looks of an epoch have seen.
+
+    Attributes:
+        trained: Norms that were seen to move in training.
+        rows: By norm, the rows of its batches at the looks of the epoch, and the step of each.
+        shifts: By norm, how far its last batches were from the running statistics.
+        calls: By norm, how often it is called in a step, if more than once.
+    """
+
+    trained: set[str] = field(default_factory=set[str])
+    rows: dict[str, list[tuple[int, int]]] = field(default_factory=dict[str, list[tuple[int, int]]])
+    shifts: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
+    calls: dict[str, int] = field(default_factory=dict[str, int])
+    _frozen: dict[str, _Frozen] = field(default_factory=dict[str, _Frozen])
+    _thawed: set[str] = field(default_factory=set[str])
+
+    def take(
+        self,
+        modes: Modes,
+        before: RunningStatistics,
+        after: RunningStatistics,
+        seen: Mapping[str, NormCalls],
+        *,
+        step: int,
+    ) -> None:
+        """Take up a look: running statistics before and after the batch, and the calls in between."""
+        for path, calls in seen.items():
+            if calls.by_batch and calls.rows is not None:
+                self.rows.setdefault(path, []).append((calls.rows, step))
+            if calls.by_batch > 1 and not calls.designed:
+                self.calls[path] = max(self.calls.get(path, 0), calls.by_batch)
+        old, new = before.read_with(after)
+        for path in old.keys() & new.keys() & modes.norms.keys():
+            if old[path][0].shape == new[path][0].shape and _moved(old[path], new[path]):
+                self.trained.add(path)
+                self._take_update(path, modes.norms[path], old[path], new[path], seen.get(path))
+                self._take_frozen(path, modes, old[path], new[path], step)
+
+    def _take_update(
+        self, path: str, norm: nn.Module, old: Statistics, new: Statistics, calls: NormCalls | None
+    ) -> None:
+        momentum, once = momentum_of(norm), calls is None or calls.calls == 1
+        if once and momentum is not None and 0 < momentum <= 1:
+            found = of_update(old, new, momentum=momentum, eps=epsilon(norm))
+            if np.isfinite(found).all():
+                self.shifts[path] = [*self.shifts.get(path, []), found][-_RECENT:]
+
+    def _take_frozen(self, path: str, modes: Modes, old: Statistics, new: Statistics, step: int) -> None:
+        """A norm moved: whether its weights stand still while it does."""
+        weights = modes.weights(path)
+        if path in self._thawed or not modes.is_frozen(path):
+            self._frozen.pop(path, None)
+            return
+        weight = min(weights, key=Tensor.numel)
+        known = self._frozen.get(path)
+        if known is None:
+            known = self._frozen[path] = _Frozen(weight.detach().clone(), old, step=step)
+        elif known.weight.shape != weight.shape or not torch.equal(known.weight, weight.detach()):
+            self._thawed.add(path)  # the weights of a teacher follow those of its student
+            del self._frozen[path]
+            return
+        known.looks += 1
+        known.shift = statistics_mismatch(*known.start, *new, eps=epsilon(modes.norms[path]))[0]
+
+    def drifts(self, modes: Modes) -> list[Drift]:
+        """The norms that move while their weights stand still."""
+        return [
+            Drift(path, (path,), each.looks, each.shift, modes.follows_learning(path), each.step)
+            for path, each in self._frozen.items()
+        ]
+
+    def small_batches(self, modes: Modes, processes: int) -> list[SmallBatch]:
+        """How few rows each norm had at the looks of the epoch."""
+        found: list[SmallBatch] = []
+        for path, seen in self.rows.items():
+            rows = [count for count, _ in seen]
+            together = processes if path in modes.norms and "Sync" in kind_of(modes.norms[path]) else 1
+            step = next(step for count, step in seen if count == min(rows))
+            found.append(SmallBatch(path, (path,), min(rows), statistics.median(rows), len(rows), together, step))
+        return found
+
+    def recent(self, path: str) -> tuple[float, float] | None:
+        """How far the last training batches were from the running statistics of a norm; None if that was not seen."""
+        seen = self.shifts.get(path)
+        if not seen:
+            return None
+        return statistics.median(shift for shift, _ in seen), statistics.median(ratio for _, ratio in seen)
+
+
+def momentum_of(norm: nn.Module) -> float | None:
+    """The weight of a new batch in the running statistics; None for a cumulative average, or if it is not known."""
+    momentum: Any = getattr(norm, "momentum", None)
+    return float(momentum) if isinstance(momentum, int | float) else None
+
+
+def epsilon(norm: nn.Module) -> float:
+    """What a norm adds to a variance."""
+    eps: Any = getattr(norm, "eps", None)
+    return float(eps) if isinstance(eps, int | float) and eps > 0 else 1e-5
+
+
+def _moved(old: Statistics, new: Statistics) -> bool:
+    return not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(old, new, strict=True))
