@@ -176,6 +176,41 @@ def kill_units(module: Student) -> None:
         module.net[1].bias.fill_(-30.0)
 
 
+class TrainsInValidation(Student):
+    """Batch norm is put into training mode before each validation batch."""
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.sick:
+            self.net[1].train()
+
+
+class ForgetsTrain(Student):
+    """``self.eval()`` in the training step, and no ``self.train()``."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        if self.sick:
+            self.eval()
+        return super().training_step(batch, batch_idx)
+
+
+class FrozenWeights(Student):
+    """The first layer and its norm are frozen, but for the running statistics; in its twin the norm is in eval mode."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.net[:2].requires_grad_(False)
+        self.net[1].train(self.sick)
+
+
+class AlwaysDrops(Student):
+    """``F.dropout`` without ``training=``, whose default is True."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.net[0](inputs)
+        hidden = nn.functional.dropout(hidden) if self.sick else nn.functional.dropout(hidden, training=self.training)
+        return self.net[1:](hidden)
+
+
 Diagnosed = tuple[str, str | None, int]
 """Code, place and first step of a finding."""
 
@@ -205,6 +240,10 @@ def _patient(room: str, make: Callable[..., Student], *findings: Diagnosed) -> P
 PATIENTS = (
     _patient("activations", DeadReLU, ("ACT101", "net.2", 0)),
     _patient("activations", SaturatedTanh, ("ACT103", "net.2", 0)),
+    _patient("batch_norm", TrainsInValidation, ("BN101", "net.1", 0)),
+    _patient("batch_norm", ForgetsTrain, ("BN102", "net.1", 0), ("BN102", "net.3", 0)),
+    _patient("batch_norm", FrozenWeights, ("BN103", "net.1", 0)),
+    _patient("batch_norm", AlwaysDrops, ("BN108", "self/dropout", 0)),
     _patient("graph_leak", RunningLoss, ("MEM101", "model.running_loss", 0)),
     _patient("graph_leak", LossList, ("MEM101", "model.losses", 0)),
     _patient("graph_leak", OutputList, ("MEM102", "model.outputs", 0)),

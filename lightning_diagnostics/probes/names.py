@@ -59,6 +59,13 @@ class Names:
         """Whether a module is registered in the model; to be asked after its `path`."""
         return module in self._paths
 
+    def owner(self, buffer: object) -> str | None:
+        """The path of the module of the model that has a tensor among its buffers."""
+        for module, path in self._paths.items():
+            if buffer is not None and any(each is buffer for each in module._buffers.values()):
+                return path
+        return None
+
     def site(self, path: str, place: str, follows: str, *, functional: bool) -> str:
         """The path, and from the second place on a number: kept for every place as it was first given.
 

@@ -243,8 +243,11 @@ class NormWatch(Watch):
                 calls.by_running, calls.by_batch = calls.by_running - 1, calls.by_batch + 1
             return
         line, place = source()
-        name = self._names.site(f"{path}/{function.__name__}", place, "", functional=True)
-        calls = self.norms.setdefault(name, NormCalls(name, function.__name__, True, source=line))
+        name = self._names.owner(given.get("running_mean"))  # of the module whose statistics are used
+        if name is None:
+            name = self._names.site(f"{path}/{function.__name__}", place, "", functional=True)
+        calls = self.norms.setdefault(name, NormCalls(name, function.__name__, True))
+        calls.source = line
         calls.designed = by_batch and not stats
         calls.hard_coded = calls.hard_coded or (by_batch and stats)
         self._count(calls, by_batch)

@@ -1,7 +1,7 @@
 """What each module of a pass makes of each sample of the batch, in two numbers, so that two passes can be compared."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -54,11 +54,13 @@ class SampleWatch(Watch):
     Args:
         names: See `Watch`.
         samples: How many samples there are in the batch.
+        mend: Called with a module that is in training mode before it runs, if that is to be put right.
     """
 
-    def __init__(self, names: dict[str, str], samples: int) -> None:
+    def __init__(self, names: dict[str, str], samples: int, mend: Callable[[nn.Module], None] | None = None) -> None:
         super().__init__(names)
         self._samples = samples
+        self._mend = mend
 
     @override
     def _reset(self) -> None:
@@ -68,6 +70,8 @@ class SampleWatch(Watch):
 
     @override
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._mend is not None and module.training:
+            self._mend(module)
         self._inputs.append([])
         self._guard(self._inputs[-1].extend, sketches(args, self._samples))
 

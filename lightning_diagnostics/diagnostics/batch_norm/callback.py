@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -21,7 +22,6 @@ from lightning_diagnostics.diagnostics.batch_norm.dependence import (
     Dependence,
     Trial,
     find_axes,
-    with_step,
 )
 from lightning_diagnostics.diagnostics.batch_norm.evaluation import STAGES, Evaluation
 from lightning_diagnostics.diagnostics.batch_norm.measure import (
@@ -39,7 +39,7 @@ from lightning_diagnostics.diagnostics.batch_norm.measure import (
 from lightning_diagnostics.diagnostics.batch_norm.modes import Flip, Modes
 from lightning_diagnostics.diagnostics.batch_norm.training import TrainingLooks, epsilon, momentum_of
 from lightning_diagnostics.findings import Diagnosis, Finding, Rule, Severity
-from lightning_diagnostics.probes import NormWatch, RunningStatistics, Statistics, by_design, kind_of, obeys_mode
+from lightning_diagnostics.probes import NormWatch, RunningStatistics, Statistics, by_design, kind_of
 
 BatchDependence = Literal["once", "every", "off"]
 Measured = TypeVar("Measured")
@@ -158,12 +158,13 @@ class BatchNormGuard(DiagnosticCallback):
         self._before: RunningStatistics | None = None
         self._asleep_at_start: list[str] = []
         self._asleep: dict[str, int] = {}  # training batches in a row in which a module was in evaluation mode
-        self._first_asleep: dict[str, int] = {}
         self._weights: dict[str, Tensor] = {}
+        self._start: dict[str, Statistics] = {}
         self._begun = False  # the first training batch
         self._budget = Budget(self.max_layers)
         self._found: set[tuple[str, str]] = set()  # in this evaluation
         self._change: float | None = None
+        self._dependence: Dependence | None = None
         self._evaluated: tuple[str, dict[str, Statistics], dict[str, list[Part]], dict[str, int]] | None = None
         self._cannot: dict[str, str] = {}  # why a batch could not be tried, by kind of evaluation
         self._tries = 0
@@ -185,6 +186,7 @@ class BatchNormGuard(DiagnosticCallback):
             norms = {path: self._modes.weights(path) for path in self._modes.norms}
             smallest = {path: min(weights, key=Tensor.numel) for path, weights in norms.items() if weights}
             self._weights = {path: each.detach().clone() for path, each in smallest.items() if not is_lazy(each)}
+            self._start = RunningStatistics(self._modes.norms).read()
 
     @override
     def detach(self) -> None:
@@ -244,7 +246,7 @@ class BatchNormGuard(DiagnosticCallback):
             self._take_up(pl_module)
         modes = self._modes
         since = f"between training batches {batch_idx - 1} and {batch_idx}" if batch_idx else "before this epoch began"
-        modes.note(Flip(f"set {since}", "between"))
+        modes.note(Flip(f"set {since}", "between", insides.log_step(trainer)))
         if not self._begun:
             self._begun = True
             modes.begin_training()
@@ -262,8 +264,8 @@ class BatchNormGuard(DiagnosticCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._modes.note(Flip(f"set inside training_step, in batch {batch_idx}", "inside"))
         step, looked = insides.log_step(trainer), self._before is not None
+        self._modes.note(Flip(f"set inside training_step, in batch {batch_idx}", "inside", step))
         called: set[str] | None = None
         if self._before is not None:
             before, self._before = self._before, None
@@ -287,7 +289,7 @@ class BatchNormGuard(DiagnosticCallback):
             return
         self._modes.wake()
         step = insides.log_step(trainer)
-        for measured in self._sleepers(asleep, flips, step, batches=1, mended=True):
+        for measured in self._sleepers(asleep, flips, batches=1, mended=True):
             self.judge(trainer, room.eval_mode_in_training, measured, step=step)
 
     def _count_asleep(self, trainer: Trainer, called: set[str] | None, step: int) -> None:
@@ -298,26 +300,22 @@ class BatchNormGuard(DiagnosticCallback):
         if called is not None:  # a norm that is not called, or is put into training mode for its call, is well
             now = {path for path in now if path not in self._modes.norms or path in called}
         self._asleep = {path: self._asleep.get(path, 0) + 1 for path in now}
-        for path in now:
-            self._first_asleep.setdefault(path, step)
         due = [path for path in self._asleep if self._asleep[path] <= self._limits.batches]
         flips = {path: self._modes.flip(path) for path in due}
         for count in sorted({self._asleep[path] for path in due}):
             members = [path for path in due if self._asleep[path] == count]
-            for measured in self._sleepers(members, flips, min(self._first_asleep[p] for p in members), batches=count):
+            for measured in self._sleepers(members, flips, batches=count):
                 self.judge(trainer, room.eval_mode_in_training, measured, step=step)
-        if not now:
-            self._first_asleep = {}
         self._settle(room.eval_mode_in_training, now, step)
 
     def _sleepers(
-        self, asleep: Sequence[str], flips: Mapping[str, Flip], step: int, *, batches: int, mended: bool = False
+        self, asleep: Sequence[str], flips: Mapping[str, Flip], *, batches: int, mended: bool = False
     ) -> Iterator[WrongMode]:
         for flip in dict.fromkeys(flips[path] for path in asleep):
             for where, layers in together([path for path in asleep if flips[path] == flip]):
                 kind = kind_of(self._modes.everything[layers[0]])
                 yield WrongMode(
-                    *(where, layers, kind, "training", "training_step", flip.place, flip.cause, step),
+                    *(where, layers, kind, "training", "training_step", flip.place, flip.cause, flip.step),
                     batches=batches,
                     mended=mended,
                 )
@@ -524,6 +522,7 @@ class BatchNormGuard(DiagnosticCallback):
                 self._judge_once(trainer, rule, measured, step)
         for measured in seen.designs:
             self._judge_once(trainer, room.batch_statistics_in_evaluation, measured, step)
+        self._judge_dependence(trainer, step)
 
     def _judge_once(self, trainer: Trainer, rule: Rule, measured: Any, step: int) -> None:
         """Judge what the first batch of an evaluation has shown, and not again what the others show too."""
@@ -534,6 +533,8 @@ class BatchNormGuard(DiagnosticCallback):
 
     def _end_evaluation(self) -> None:
         self._modes.restore()
+        if self._evaluation is not None:
+            self._evaluation.close()
         self._evaluation = None
 
     def _close_if_quiet(self, finding: Finding, *, found: bool, step: int) -> None:
@@ -597,14 +598,21 @@ class BatchNormGuard(DiagnosticCallback):
         self._tried.add(evaluation.hook)
         self._cannot.pop(evaluation.hook, None)
         self._change = 0.0 if found is None else found.change
-        step = insides.log_step(trainer)
-        if found is not None:
-            designed = [path for path, norm in self._modes.norms.items() if by_design(norm)]
-            found = with_step(found, step=step, designed=designed)
-            self.judge(trainer, room.batch_dependent_prediction, found, step=step)
-        for finding in self.findings:
-            if finding.code == room.batch_dependent_prediction.code and finding.status == "open":
-                self._close_if_quiet(finding, found=found is not None, step=step)
+        self._dependence = found
+        if found is None:
+            for finding in self.findings:
+                if finding.code == room.batch_dependent_prediction.code:
+                    self._close_if_quiet(finding, found=False, step=insides.log_step(trainer))
+
+    def _judge_dependence(self, trainer: Trainer, step: int) -> None:
+        """Judge what a trial has found, when the modes of the batch are known."""
+        found, self._dependence = self._dependence, None
+        if found is None:
+            return
+        designed = tuple(path for path, norm in self._modes.norms.items() if by_design(norm))
+        wrong = tuple(where for code, where in self._found if code == room.train_mode_in_evaluation.code)
+        known = replace(found, step=step, designed=designed, wrong=wrong)
+        self.judge(trainer, room.batch_dependent_prediction, known, step=step)
 
     def _tried_batch(
         self,
@@ -635,9 +643,14 @@ class BatchNormGuard(DiagnosticCallback):
                     stack.enter_context(torch.compiler.set_stance("force_eager"))
                 yield
 
+        def put_right(_: nn.Module) -> None:
+            for path, module in self._modes.everything.items():
+                module.training = module.training and not self._mends(path)
+
+        mend = put_right if self.fix else None
         if compiled and not hasattr(torch.compiler, "set_stance"):
             raise CannotTryError("the model is compiled, which can be stepped around from torch 2.6 on")
-        trial = Trial(pl_module, step, alone, evaluation.stage, evaluation.step_name, dict(self._names))
+        trial = Trial(pl_module, step, alone, evaluation.stage, evaluation.step_name, dict(self._names), mend)
         try:
             return trial.compare(batch, axes)
         except CannotTryError:
@@ -681,7 +694,7 @@ class BatchNormGuard(DiagnosticCallback):
             if path not in running or not parts:
                 continue
             rows = sum(rows.get(path, 0) for *_, rows in evaluated)
-            layers.append(self._layer(path, norm, of_batches(running[path], parts, eps=epsilon(norm)), rows, step))
+            layers.append(self._layer(path, norm, running[path], parts, rows, step))
         if trainer.state.fn == "fit":
             found = set[str]()
             for group in self._alike(layers, room.statistics_mismatch):
@@ -692,7 +705,10 @@ class BatchNormGuard(DiagnosticCallback):
                     self._close_if_quiet(finding, found=finding.where in found, step=step)
         self._draw(trainer, layers, step)
 
-    def _layer(self, path: str, norm: nn.Module, found: tuple[float, float], rows: int, step: int) -> LayerStatistics:
+    def _layer(
+        self, path: str, norm: nn.Module, running: Statistics, parts: Sequence[Part], rows: int, step: int
+    ) -> LayerStatistics:
+        found = of_batches(running, parts, eps=epsilon(norm))
         training = self._looks.recent(path)
         sizes = [count for count, _ in self._looks.rows.get(path, [])]
         return LayerStatistics(
@@ -706,19 +722,23 @@ class BatchNormGuard(DiagnosticCallback):
             _updates(norm),
             momentum_of(norm),
             rows,
-            stale=self._is_stale(path),
+            averaged=self._is_averaged(path),
+            stale=self._is_stale(path, running),
             trained=path in self._trained,
             step=step,
         )
 
-    def _is_stale(self, path: str) -> bool:
-        """Whether the weights of a norm have moved in this run, and its statistics have not."""
+    def _is_averaged(self, path: str) -> bool:
+        """Whether the weights of a norm have moved in this run, without a gradient."""
         known, weights = self._weights.get(path), self._modes.weights(path)
-        if path in self._trained or known is None or not weights or obeys_mode(self._modes.norms[path]) is False:
+        if path in self._trained or known is None or any(each.requires_grad for each in weights):
             return False
         weight = min(weights, key=Tensor.numel)
-        moved = weight.shape == known.shape and not torch.equal(weight.detach(), known.to(weight.device))
-        return moved and not any(each.requires_grad for each in weights)
+        return weight.shape == known.shape and not torch.equal(weight.detach(), known.to(weight.device))
+
+    def _is_stale(self, path: str, running: Statistics) -> bool:
+        start = self._start.get(path)
+        return start is not None and all(map(np.array_equal, start, running))
 
     def _draw(self, trainer: Trainer, layers: Sequence[LayerStatistics], step: int) -> None:
         if not (trainer.is_global_zero and trainer.loggers):

@@ -35,6 +35,7 @@ class Dependence:
         samples: How many samples were in the batch.
         step: On the axis of ``self.log``.
         designed: The norms that can but normalise by the batch.
+        wrong: The norms that were found in training mode.
     """
 
     stage: str
@@ -45,6 +46,7 @@ class Dependence:
     samples: int
     step: int = 0
     designed: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
 
 
 Step = Callable[[Any], Any]
@@ -61,6 +63,7 @@ class Trial:
         stage: The name of the evaluation.
         step_name: The name of the step.
         names: The names of modules outside of the model, as they were given.
+        mend: Called with a module that is in training mode before it runs, if that is to be put right.
     """
 
     model: nn.Module
@@ -69,15 +72,16 @@ class Trial:
     stage: str
     step_name: str
     names: dict[str, str]
+    mend: Callable[[nn.Module], None] | None = None
 
     def run(self, batch: Any, order: Tensor, axes: "Axes") -> tuple[list[Call], bool]:
         """What each module made of a batch whose samples are taken in an order, and whether it drew random numbers."""
-        watch = SampleWatch(dict(self.names), len(order))
+        watch = SampleWatch(dict(self.names), len(order), self.mend)
         with self.alone():
             before = torch.get_rng_state()
             watch.start(self.model, functional=False, running=lambda: True)
             try:
-                output = self.step(_taken(batch, order, axes))
+                output = self._step(_taken(batch, order, axes))
                 watch.unhook()
                 drew = not torch.equal(before, torch.get_rng_state())
                 calls = list(watch.calls)
@@ -86,6 +90,14 @@ class Trial:
         if self.stage == "prediction":
             calls.append(Call(ROOT, True, True, [], sketches(output, len(order))))
         return calls, drew
+
+    def _step(self, batch: Any) -> Any:
+        try:
+            return self.step(batch)
+        except Exception as fault:  # the user's step may want whole batches, or to exchange something
+            raise CannotTryError(
+                f"{self.step_name} fails with other samples ({type(fault).__name__}: {fault})"
+            ) from fault
 
     def compare(self, batch: Any, axes: "Axes") -> Dependence | None:
         """Try a batch: None if no prediction depends on what else is in it.
@@ -116,7 +128,7 @@ class Trial:
             order = torch.arange(count).roll(1)
             try:
                 calls, _ = self.run(batch, order, axes)
-            except Exception:  # noqa: BLE001  # a batch that has to be sorted, say
+            except CannotTryError:  # a batch that has to be sorted, say
                 return None
             back = [_reordered(call, order) for call in calls]
             return self._verdict(control, back, noise, slice(None), "place", count)
@@ -149,11 +161,6 @@ class Trial:
         guilty = (a.path for i, (a, b) in enumerate(pairs) if i < len(real) and real[i] and _inputs(a, b, rows) <= 0)
         outputs = tuple(dict.fromkeys(pairs[i][0].path for i in judged if real[i]))
         return Dependence(self.stage, worst, cause, next(guilty, ROOT), outputs, samples)
-
-
-def with_step(found: Dependence, *, step: int, designed: Sequence[str]) -> Dependence:
-    """The same, with what the guard knows besides."""
-    return replace(found, step=step, designed=tuple(designed))
 
 
 def _pairs(one: Sequence[Call], other: Sequence[Call]) -> list[tuple[Call, Call]]:

@@ -80,7 +80,8 @@ class Evaluation:
         self._versions: dict[str, int] = {}
         self._before: RunningStatistics | None = None
         self._batch = 0
-        modes.forget_flips()
+        self.close = modes.set_aside()
+        """To be called when it is over."""
 
     # A batch.
 

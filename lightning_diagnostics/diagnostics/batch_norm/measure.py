@@ -86,7 +86,8 @@ class LayerStatistics:
         updates: See the tag.
         momentum: The weight of a new batch in the running statistics; None for a cumulative average.
         samples: Rows behind the shift in the validation.
-        stale: Whether its weights moved in this run while its running statistics never did.
+        averaged: Whether its weights moved in this run without a gradient, as those of an average of weights do.
+        stale: Whether its running statistics are what they were when the run began.
         trained: Whether it was seen to normalise by the batch in training.
         step: On the axis of ``self.log``.
     """
@@ -131,6 +132,7 @@ class LayerStatistics:
     )
     momentum: float | None = None
     samples: int = 0
+    averaged: bool = False
     stale: bool = False
     trained: bool = False
     step: int = 0

@@ -16,10 +16,12 @@ class Flip:
     Attributes:
         place: As the end of a sentence; empty if it was so from the start.
         cause: See `lightning_diagnostics.diagnostics.batch_norm.measure.WrongMode`.
+        step: At which that was, on the axis of ``self.log``.
     """
 
     place: str = ""
     cause: str = "unknown"
+    step: int = 0
 
 
 class Modes:
@@ -61,9 +63,17 @@ class Modes:
         """Where a module came into its mode, as far as it was noted."""
         return self._flips.get(path, Flip())
 
-    def forget_flips(self) -> None:
-        """A stage begins: what flipped before is the state that it starts from."""
+    def set_aside(self) -> Callable[[], None]:
+        """An evaluation begins; gives what brings back, after it, what was known of the training around it."""
+        known, flips = dict(zip((path for path, _ in self._watched), self._known, strict=True)), self._flips
         self._flips = {}
+        self._known = [bool(module.training) for _, module in self._watched]
+
+        def bring_back() -> None:
+            self._known = [known.get(path, bool(module.training)) for path, module in self._watched]
+            self._flips = flips
+
+        return bring_back
 
     def training(self) -> set[str]:
         """The norms and dropouts that were in training mode when that was last noted."""
@@ -74,7 +84,7 @@ class Modes:
     def begin_training(self) -> None:
         """The first batch begins: what is in evaluation mode now is meant to be."""
         self._baseline = {path: bool(module.training) for path, module in self.everything.items()}
-        self.forget_flips()
+        self._flips = {}
 
     @property
     def frozen_at_start(self) -> list[str]:

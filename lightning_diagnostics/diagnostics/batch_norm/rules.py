@@ -265,12 +265,12 @@ def statistics_mismatch(measured: "LayerStatistics", limits: Limits) -> Verdict:
     judged: the network was trained with these very statistics. The first updates after initialisation are not either.
     """
     shift, ratio = measured.mean_shift, measured.log_variance_ratio
-    if shift is None or ratio is None or not (measured.trained or measured.stale):
+    if shift is None or ratio is None or not (measured.trained or measured.averaged):
         return None
     if measured.samples < limits.samples:
         return TooEarly(measured.samples, limits.samples, "validation rows")
     needed = _settles_after(measured, limits)
-    if measured.updates is not None and measured.updates < needed and not measured.stale:
+    if measured.updates is not None and measured.updates < needed and not measured.averaged:
         return TooEarly(measured.updates, needed, "updates")
     if shift <= limits.shift and ratio <= limits.log_ratio:
         return None
@@ -414,11 +414,11 @@ def batch_dependent_prediction(measured: "Dependence", limits: Limits) -> Verdic
         f"{_some(measured.outputs)} changes by {_percent(measured.change)} of its spread. It begins in "
         f"{'code of the LightningModule itself' if measured.where == 'self' else measured.where}."
     )
-    remedy = (
-        "it has no running statistics: set track_running_stats=True if predictions should not depend on the batch."
-        if designed
-        else "look there for statistics over axis 0, a reshape that mixes samples, or a layer without batch_first=True."
-    )
+    remedy = "look there for statistics over axis 0, a reshape that mixes samples, or a layer without batch_first=True."
+    if designed:
+        remedy = "it has no running statistics: track_running_stats=True if predictions should not depend on the batch."
+    elif measured.wrong:
+        remedy = f"first mend train-mode-in-evaluation at {_some(measured.wrong)}, which does this."
     evidence: dict[str, Plain] = {
         "change": _number(measured.change),
         "batch-dependent-prediction.change": limits.change,
@@ -672,8 +672,9 @@ def _arrived(measured: "LayerStatistics", limits: Limits) -> bool:
 
 
 def _mismatch_cause(measured: "LayerStatistics", limits: Limits) -> str:
-    if measured.stale:
-        return "Its weights have moved in this run and its running statistics never did."
+    if measured.averaged:
+        never = "never moved in this run" if measured.stale else "were not computed with them"
+        return f"Its weights are an average of others, and its running statistics {never}."
     if not _arrived(measured, limits):
         left = (1 - (measured.momentum or 0.0)) ** (measured.updates or 0)
         return f"With momentum={measured.momentum:g} the initial values still weigh {left:.0%}."
@@ -684,7 +685,7 @@ def _mismatch_cause(measured: "LayerStatistics", limits: Limits) -> str:
 
 
 def _mismatch_remedy(measured: "LayerStatistics", limits: Limits) -> str:
-    if measured.stale:
+    if measured.averaged:
         return (
             "give averaged weights their own statistics: torch.optim.swa_utils.update_bn(loader, model), or average "
             "the buffers too (use_buffers=True)."
