@@ -129,6 +129,9 @@ class DiagnosticCallback(Callback):
     def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The training epoch ends, on every rank, before the module's own hook."""
 
+    def evaluation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A validation (or sanity check), test or prediction begins, on every rank, before the module's own hook."""
+
     def evaluation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A validation (or sanity check), test or prediction has run, on every rank; its metrics are not logged yet."""
 
@@ -237,18 +240,22 @@ class DiagnosticCallback(Callback):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" and self._joined:
-            self._begin(trainer, pl_module)
+        self._begin_evaluation(trainer, pl_module)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._joined:
-            self._begin(trainer, pl_module)
+        self._begin_evaluation(trainer, pl_module)
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._joined:
+        self._begin_evaluation(trainer, pl_module)
+
+    def _begin_evaluation(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._joined:
+            return
+        if trainer.state.fn != "fit":
             self._begin(trainer, pl_module)
+        self._safely(self.evaluation_start, trainer, pl_module)
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What the run is for begins: take up what is needed, and say what is watched."""

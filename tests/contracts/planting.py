@@ -23,7 +23,17 @@ def own_hooks(kind: type[DiagnosticCallback]) -> list[str]:
     return [name for name in HOOKS if getattr(kind, name) is not getattr(DiagnosticCallback, name)]
 
 
-SITES = tuple((member, name) for member in KINDS for name in (*own_hooks(member.kind), *TEMPLATES))
+EVALUATION = ("evaluation_start", "evaluation_end")
+"""What a room implements that looks at evaluations, too."""
+
+
+def own_templates(kind: type[DiagnosticCallback]) -> list[str]:
+    """The templates that the room fills in; those of evaluations only if it does."""
+    own = [name for name in EVALUATION if getattr(kind, name) is not getattr(DiagnosticCallback, name)]
+    return [*TEMPLATES, *own]
+
+
+SITES = tuple((member, name) for member in KINDS for name in (*own_hooks(member.kind), *own_templates(member.kind)))
 """Every place where a registered callback may fail."""
 
 RANK_SITES = (*SITES, *((member, name) for member in KINDS for name in WHERE_RANKS_MEET))

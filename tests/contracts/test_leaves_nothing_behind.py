@@ -84,7 +84,8 @@ def test_after_validate_test_and_predict_alone(member: Member, act: str) -> None
     with heard() as records:
         getattr(run, act)(module, loader(2, shuffle=False))
     _clean(diagnostic, module, run)
-    assert records == []
+    said = ["watching", "Run"] if act in member.kind.stages else []
+    assert [record.getMessage().split()[0] for record in records] == said
 
 
 @every_way
@@ -112,12 +113,12 @@ _MODULE_HOOKS = (
 
 
 def _third_time(name: str) -> Callable[[], bool]:
-    """In the third step of the run, or at once where there is none."""
+    """From the third step of the run on, or at once where there is none."""
     calls: list[int] = []
 
     def when() -> bool:
         calls.append(1)
-        return len(calls) == (3 if any(word in name for word in _PER_STEP) else 1)
+        return len(calls) >= (3 if any(word in name for word in _PER_STEP) else 1)
 
     return when
 

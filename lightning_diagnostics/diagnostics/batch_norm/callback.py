@@ -171,6 +171,13 @@ class BatchNormGuard(DiagnosticCallback):
         self._blind = ""
         self._blind_note: Finding | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no part in the modules and tensors of this process."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        twin._reset()
+        return vars(twin)
+
     @override
     def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._module not in (None, id(pl_module)):  # the same Trainer runs another model
@@ -379,19 +386,21 @@ class BatchNormGuard(DiagnosticCallback):
     # Evaluation: the same for each kind.
 
     @override
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_validation_start(trainer, pl_module)
-        self._begin_evaluation(trainer, pl_module, "validation")
-
-    @override
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_test_start(trainer, pl_module)
-        self._begin_evaluation(trainer, pl_module, "test")
-
-    @override
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_predict_start(trainer, pl_module)
-        self._begin_evaluation(trainer, pl_module, "predict")
+    def evaluation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stage = str(trainer.state.stage.value) if trainer.state.stage is not None else "validate"
+        hook = insides.STAGES[stage]
+        self._take_up(pl_module)
+        self._found = set()
+        self._change = None
+        self._tries = 0
+        self._evaluation = Evaluation(
+            self._modes,
+            stage=STAGES[stage],
+            hook=hook,
+            overridden=insides.is_overridden(pl_module, f"on_{hook}_model_eval"),
+            watch=None if insides.is_compiled(pl_module) else self._watch,
+            broadcast=insides.process_count(trainer) > 1,
+        )
 
     @override
     def on_validation_batch_start(
@@ -469,7 +478,6 @@ class BatchNormGuard(DiagnosticCallback):
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end_evaluation()
-        super().on_validation_end(trainer, pl_module)
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -478,21 +486,6 @@ class BatchNormGuard(DiagnosticCallback):
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end_evaluation()
-
-    def _begin_evaluation(self, trainer: Trainer, pl_module: LightningModule, hook: str) -> None:
-        self._take_up(pl_module)
-        self._found = set()
-        self._change = None
-        self._tries = 0
-        stage = STAGES[str(trainer.state.stage.value)] if trainer.state.stage is not None else "validation"
-        self._evaluation = Evaluation(
-            self._modes,
-            stage=stage,
-            hook=hook,
-            overridden=insides.is_overridden(pl_module, f"on_{hook}_model_eval"),
-            watch=None if insides.is_compiled(pl_module) else self._watch,
-            broadcast=insides.process_count(trainer) > 1,
-        )
 
     def _begin_batch(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, loader: int
