@@ -194,12 +194,12 @@ class ForgetsTrain(Student):
 
 
 class FrozenWeights(Student):
-    """The first layer and its norm are frozen, but for the running statistics; in its twin the norm is in eval mode."""
+    """The first layer and its norm are frozen, and the running statistics of the norm move."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.net[:2].requires_grad_(False)
-        self.net[1].train(self.sick)
+        if self.sick:
+            self.net[:2].requires_grad_(False)
 
 
 class AlwaysDrops(Student):

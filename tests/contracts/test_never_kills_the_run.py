@@ -61,7 +61,8 @@ def test_a_fault_switches_the_diagnostic_off_and_training_goes_on(
     assert run.global_step == 3 * BATCHES
     assert faulty.raised > 0, "the fault was never reached"
     reports = [record for record in records if record.exc_info]
-    assert [(r.levelno, str(r.exc_info[1])) for r in reports] == [(logging.ERROR, f"planted in {site}")]
+    runs = len(member.kind.stages) if site == "detach" else 1  # what fails in it is not switched off
+    assert [(r.levelno, str(r.exc_info[1])) for r in reports] == [(logging.ERROR, f"planted in {site}")] * runs
     assert member.name in reports[0].getMessage()
     blind = [
         f for f in diagnostic.findings if f.code == member.kind.blind_rule.code and f"planted in {site}" in f.message

@@ -517,6 +517,10 @@ class BatchNormGuard(DiagnosticCallback):
             self._judge_once(trainer, room.batch_statistics_in_evaluation, measured, step)
         self._judge_dependence(trainer, step)
 
+    def _wrong(self) -> tuple[str, ...]:
+        """Where batch norm was found in training mode in this evaluation."""
+        return tuple(where for code, where in self._found if code == room.train_mode_in_evaluation.code)
+
     def _judge_once(self, trainer: Trainer, rule: Rule, measured: Any, step: int) -> None:
         """Judge what the first batch of an evaluation has shown, and not again what the others show too."""
         key = rule.code, measured.where
@@ -603,8 +607,7 @@ class BatchNormGuard(DiagnosticCallback):
         if found is None:
             return
         designed = tuple(path for path, norm in self._modes.norms.items() if by_design(norm))
-        wrong = tuple(where for code, where in self._found if code == room.train_mode_in_evaluation.code)
-        known = replace(found, step=step, designed=designed, wrong=wrong)
+        known = replace(found, step=step, designed=designed, wrong=self._wrong())
         self.judge(trainer, room.batch_dependent_prediction, known, step=step)
 
     def _tried_batch(
@@ -656,18 +659,20 @@ class BatchNormGuard(DiagnosticCallback):
     @override
     def share(self) -> Any:
         mine, self._evaluated = self._evaluated, None
-        return None if mine is None else (*mine, self._looks.shifts)
+        return None if mine is None else (*mine, self._looks.shifts, self._wrong())
 
     @override
     def take_in(self, trainer: Trainer, pl_module: LightningModule, shared: list[Any]) -> None:
         if not shared:
             return
         step = insides.log_step(trainer)
-        for *_, shifts in shared[1:]:
+        for *_, shifts, _ in shared[1:]:
             for path, seen in shifts.items():
                 self._looks.shifts[path] = [*self._looks.shifts.get(path, []), *seen]
-        evaluated = [each[:-1] for each in shared]
+        evaluated = [each[:-2] for each in shared]
         self._take_up_statistics(trainer, evaluated, step)
+        if any(wrong for *_, wrong in shared):  # each process has moved its own in the evaluation
+            return
         apart = far_apart([running for _, running, *_ in evaluated])
         found = [RankDifference(path, (path,), shift, len(evaluated), step) for path, shift in apart.items()]
         for group in self._alike(found, room.ranks_differ):
