@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from lightning_diagnostics.callback import trainer as insides
@@ -21,12 +22,14 @@ from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
 
 _DEPTH = 6  # of containers and objects in each other
 _MOST_BYTES, _MOST_ITEMS = 512 << 20, 100_000
+_LONG = 10_000
+_SCALARS = (bool, int, float, str, bytes)
 _TORCH_OWN = frozenset({"_parameters", "_buffers", "_modules", "_trainer", "_fabric", "_jit_module"})
 _LIBRARIES = ("torch", "lightning", "pytorch_lightning", "numpy", "builtins")
 
 
-class StateTooLargeError(RuntimeError):
-    """There is more to put back than may be copied."""
+class CannotRestoreError(RuntimeError):
+    """There is more to put back than may be copied, or something that cannot be put back."""
 
 
 class ExchangeError(RuntimeError):
@@ -43,15 +46,16 @@ def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     `ExchangeError`. What the step does elsewhere (a file, a variable of a Python module) is done.
 
     Raises:
-        StateTooLargeError: before anything has run, if there is more to put back than may be copied.
+        CannotRestoreError: before anything has run, if not everything could be put back.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(_generators(trainer))
         kept = _Kept()
         for module in pl_module.modules():
             stack.callback(_state(module, kept))
-        for name in ("log", "log_dict"):
-            stack.callback(_attribute(pl_module, name, _nothing))
+        for module in pl_module.modules():
+            for name in ("log", "log_dict") if isinstance(module, LightningModule) else ():
+                stack.callback(_attribute(module, name, _nothing))
         stack.enter_context(insides.without_loggers(trainer))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.callback(logging.disable, logging.root.manager.disable)
@@ -144,15 +148,23 @@ class _Kept:
 
     def contents(self, value: Any, depth: int) -> Callable[[], None]:
         """What puts the contents of an attribute back."""
-        if value is None or isinstance(value, bool | int | float | str) or id(value) in self._seen or not depth:
+        if value is None or isinstance(value, _SCALARS) or id(value) in self._seen or not depth:
             return _nothing
         self._seen[id(value)] = value
         if len(self._seen) > _MOST_ITEMS:
-            raise StateTooLargeError(f"the module has more than {_MOST_ITEMS:,} things in its attributes")
+            raise CannotRestoreError(f"the module has more than {_MOST_ITEMS:,} things in its attributes")
         if isinstance(value, Tensor):
             return self.tensors([value])
         if isinstance(value, np.ndarray):
             return functools.partial(np.copyto, value, value.copy())
+        if isinstance(value, torch.Generator):
+            return functools.partial(_call, value.set_state, value.get_state())
+        if isinstance(value, np.random.Generator):
+            return functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+        if isinstance(value, random.Random):
+            return functools.partial(value.setstate, value.getstate())
+        if isinstance(value, Iterator):
+            raise CannotRestoreError(f"the module has an iterator among its attributes ({type(value).__name__})")
         if isinstance(value, list | deque | set | dict | bytearray):
             return self._container(value, depth)
         if isinstance(value, tuple):
@@ -164,7 +176,7 @@ class _Kept:
         values = [each for each in values if not torch.nn.parameter.is_lazy(each)]
         self._bytes += sum(each.numel() * each.element_size() for each in values)
         if self._bytes > _MOST_BYTES:
-            raise StateTooLargeError(f"the module has more than {_MOST_BYTES >> 20} MiB in its buffers and attributes")
+            raise CannotRestoreError(f"the module has more than {_MOST_BYTES >> 20} MiB in its buffers and attributes")
         copies = [(each, each.detach().clone(), _version(each)) for each in values]
 
         def restore() -> None:
@@ -177,7 +189,9 @@ class _Kept:
 
     def _container(self, value: Any, depth: int) -> Callable[[], None]:
         old: Any = dict(value) if isinstance(value, dict) else copy.copy(value)
-        inner = [self.contents(each, depth - 1) for each in (old.values() if isinstance(old, dict) else old)]
+        items = list(old.values() if isinstance(old, dict) else old)
+        plain = len(items) > _LONG and isinstance(items[0], _SCALARS)  # all of them, then: a list of paths, of numbers
+        inner = [] if plain else [self.contents(each, depth - 1) for each in items]
 
         def restore() -> None:
             if not _same(value, old):
@@ -186,6 +200,10 @@ class _Kept:
             _all(inner)
 
         return restore
+
+
+def _call(act: Callable[[Any], object], value: Any) -> None:
+    act(value)
 
 
 def _all(acts: Iterable[Callable[[], None]]) -> None:
@@ -203,9 +221,10 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _is_users(value: Any) -> bool:
-    """Whether it is an object of a class of the user's, such as a running average; modules are looked at themselves."""
+    """Whether it is an object of a class of the user's, such as a running average; not a module, nor data."""
     kind = type(value)
-    if isinstance(value, nn.Module | type) or callable(value) or not hasattr(value, "__dict__"):
+    data = isinstance(value, Dataset | DataLoader) or hasattr(kind, "train_dataloader")
+    if data or isinstance(value, nn.Module | type) or not hasattr(value, "__dict__"):
         return False
     return kind.__module__.partition(".")[0] not in _LIBRARIES
 

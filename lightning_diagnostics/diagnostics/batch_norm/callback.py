@@ -15,7 +15,7 @@ from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, is
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.budget import Budget
 from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
-from lightning_diagnostics.callback.undisturbed import undisturbed
+from lightning_diagnostics.callback.undisturbed import CannotRestoreError, undisturbed
 from lightning_diagnostics.diagnostics.batch_norm import rules as room
 from lightning_diagnostics.diagnostics.batch_norm.dependence import (
     CannotTryError,
@@ -46,6 +46,7 @@ Measured = TypeVar("Measured")
 
 _CLOSES_AFTER = 2  # evaluations, or looks, in a row that do not repeat a finding
 _TRIES = 3  # batches of an evaluation that are tried with other samples, until one can be
+_VAIN = 2  # batches in a row
 _EVALUATION_LOOKS = (0, 1, 2)  # and the middle and the last batch
 
 
@@ -156,6 +157,9 @@ class BatchNormGuard(DiagnosticCallback):
         self._evaluation: Evaluation | None = None
         self._looks = TrainingLooks()
         self._before: RunningStatistics | None = None
+        self._passes = 0  # how often the optimizer has had the step run in this batch
+        self._woken: list[str] = []
+        self._in_vain: dict[str, int] = {}  # batches in a row in which the step undid what was mended
         self._asleep_at_start: list[str] = []
         self._asleep: dict[str, int] = {}  # training batches in a row in which a module was in evaluation mode
         self._weights: dict[str, Tensor] = {}
@@ -260,12 +264,16 @@ class BatchNormGuard(DiagnosticCallback):
         if self.fix:
             self._wake(trainer)
         self._asleep_at_start = modes.fell_asleep()
-        self._before = None
+        self._before, self._passes = None, 0
         if is_look(batch_idx, batches=insides.batches_per_epoch(trainer), every=self.every_n_train_steps):
             self._before = RunningStatistics(modes.norms)
             if self._watch is not None and not insides.is_compiled(pl_module):
                 self._watch.moments = False
                 self._watch.start(pl_module, functional=False, running=_running(trainer, "train"))
+
+    @override
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._passes += pl_module.automatic_optimization
 
     @override
     def on_train_batch_end(
@@ -279,7 +287,8 @@ class BatchNormGuard(DiagnosticCallback):
             norms = {} if self._watch is None else self._watch.norms
             if norms:
                 called = {path for path, calls in norms.items() if not calls.by_batch}
-            self._looks.take(self._modes, before, RunningStatistics(self._modes.norms), norms, step=step)
+            after, passes = RunningStatistics(self._modes.norms), max(1, self._passes)
+            self._looks.take(self._modes, before, after, norms, step=step, passes=passes)
             self._trained |= self._looks.trained
             if self._watch is not None:
                 self._watch.stop()
@@ -289,15 +298,16 @@ class BatchNormGuard(DiagnosticCallback):
             self._judge_reuse(trainer, step)
 
     def _wake(self, trainer: Trainer) -> None:
-        """Put back what fell into evaluation mode, and say so."""
-        flips = {path: self._modes.flip(path) for path in self._modes.fell_asleep()}
-        asleep = [path for path in flips if self._asks(room.eval_mode_in_training)]
-        if not asleep:
+        """Put back what fell into evaluation mode, and say so; not what the step itself puts there every time."""
+        asleep = self._modes.fell_asleep()
+        self._in_vain = {path: self._in_vain.get(path, 0) + (path in self._woken) for path in asleep}
+        self._woken = [path for path in asleep if self._in_vain.get(path, 0) < _VAIN]
+        if not self._woken or not self._asks(room.eval_mode_in_training):
             return
-        self._modes.wake()
-        step = insides.log_step(trainer)
-        for measured in self._sleepers(asleep, flips, batches=1, mended=True):
-            self.judge(trainer, room.eval_mode_in_training, measured, step=step)
+        flips = {path: self._modes.flip(path) for path in self._woken}
+        self._modes.wake(self._woken)
+        for measured in self._sleepers(self._woken, flips, batches=1, mended=True):
+            self.judge(trainer, room.eval_mode_in_training, measured, step=insides.log_step(trainer))
 
     def _count_asleep(self, trainer: Trainer, called: set[str] | None, step: int) -> None:
         """Count the batches that modules spent in evaluation mode, from start to end."""
@@ -372,7 +382,8 @@ class BatchNormGuard(DiagnosticCallback):
         processes = insides.process_count(trainer)
         for group in self._alike(self._looks.small_batches(self._modes, processes), room.tiny_batch):
             self.judge(trainer, room.tiny_batch, group, step=step)
-        self._looks.rows = {}
+        self._settle(room.frozen_but_drifting, self._looks.drifting, step)
+        self._looks.rows, self._looks.drifting = {}, set()
         self._judge_momentum(trainer, step)
         self._note_blindness(trainer, pl_module)
 
@@ -649,6 +660,8 @@ class BatchNormGuard(DiagnosticCallback):
         trial = Trial(pl_module, step, alone, evaluation.stage, evaluation.step_name, dict(self._names), mend)
         try:
             return trial.compare(batch, axes)
+        except CannotRestoreError as fault:
+            raise CannotTryError(str(fault)) from fault
         except CannotTryError:
             if axes.samples == axes.length:
                 raise

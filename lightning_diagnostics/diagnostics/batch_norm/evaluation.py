@@ -100,7 +100,7 @@ class Evaluation:
             self.watch.unhook()
         self.note_inside()
         inside = Flip(f"set inside {self.step_name}, in batch {batch_idx}", "inside")
-        whole = self._training & self.modes.training()
+        whole, at_all = self._training & self.modes.training(), self._training | self.modes.training()
         norms = self.watch.norms if self.watch is not None else {}
         noises = self.watch.noises if self.watch is not None else {}
         moved = self._moved()
@@ -123,7 +123,7 @@ class Evaluation:
             module = self.modes.norms[path]
             by_flag = path in whole and obeys_mode(module) and not by_design(module) and self._is_called(path)
             if path in moved or by_flag or (path in self.mended and self._is_called(path)):
-                flip = self._flip(path, inside) if path in whole or path in self.mended else Flip("", "values")
+                flip = self._flip(path, inside) if path in at_all or path in self.mended else Flip("", "values")
                 wrong[path] = _Wrong(path, kind_of(module), flip, "", path in moved, path in self.mended)
         designs = [(path, calls) for path, calls in norms.items() if calls.designed]
 

@@ -1,6 +1,6 @@
 """Which modules are in training mode, where that flipped, and putting it right."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,11 +86,6 @@ class Modes:
         self._baseline = {path: bool(module.training) for path, module in self.everything.items()}
         self._flips = {}
 
-    @property
-    def frozen_at_start(self) -> list[str]:
-        """The norms and dropouts that were in evaluation mode at the first batch."""
-        return [path for path, _ in self._watched if not self._baseline.get(path, True)]
-
     def fell_asleep(self) -> list[str]:
         """Norms and dropouts in evaluation mode that were not so at the first batch, and are not frozen."""
         asleep = [path for (path, _), training in zip(self._watched, self._known, strict=True) if not training]
@@ -120,15 +115,13 @@ class Modes:
             last = own if own and place not in self.norms else last
         return any(weight.requires_grad for weight in last)
 
-    def wake(self) -> list[str]:
+    def wake(self, asleep: Sequence[str]) -> None:
         """Put modules that fell asleep back into training mode, and what they are in."""
-        asleep = self.fell_asleep()
         inside = {outer for path in asleep for outer in _outward(path)}
         for path in (*asleep, *inside):
-            if self._baseline.get(path, False):
+            if self._baseline.get(path, False) and path in self.everything:
                 _set_mode(self.everything[path], training=True)
         self._known = [bool(module.training) for _, module in self._watched]
-        return asleep
 
     # Evaluation.
 

@@ -273,7 +273,7 @@ def statistics_mismatch(measured: "LayerStatistics", limits: Limits) -> Verdict:
     needed = _settles_after(measured, limits)
     if measured.updates is not None and measured.updates < needed and not measured.averaged:
         return TooEarly(measured.updates, needed, "updates")
-    if shift <= limits.shift and ratio <= limits.log_ratio:
+    if not (shift > limits.shift or ratio > limits.log_ratio):  # NaN, of a network that has diverged, is neither
         return None
     of = f" of {_some(measured.layers)}" if len(measured.layers) > 1 else ""
     message = (
@@ -328,8 +328,9 @@ def tiny_batch(measured: "SmallBatch", limits: Limits) -> Verdict:
         return TooEarly(measured.looks, limits.small_looks, "looks")
     often = usual <= limits.rows
     rows = f"{usual:g}" if often else f"{smallest}"
+    compute = "compute" if len(measured.layers) > 1 else "computes"
     which = "a usual training batch has" if often else "the smallest training batch had"
-    message = f"{_names(measured)} computes statistics from few samples: {which} {rows} row{'s' * (rows != '1')}."
+    message = f"{_names(measured)} {compute} statistics from few samples: {which} {rows} row{'s' * (rows != '1')}."
     evidence: dict[str, Plain] = {
         "median_rows": usual,
         "tiny-batch.rows": limits.rows,

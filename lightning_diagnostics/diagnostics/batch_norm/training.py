@@ -45,12 +45,14 @@ class TrainingLooks:
         rows: By norm, the rows of its batches at the looks of the epoch, and the step of each.
         shifts: By norm, how far its last batches were from the running statistics.
         calls: By norm, how often it is called in a step, if more than once.
+        drifting: Norms that moved in this epoch while their weights stood still.
     """
 
     trained: set[str] = field(default_factory=set[str])
     rows: dict[str, list[tuple[int, int]]] = field(default_factory=dict[str, list[tuple[int, int]]])
     shifts: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
     calls: dict[str, int] = field(default_factory=dict[str, int])
+    drifting: set[str] = field(default_factory=set[str])
     _frozen: dict[str, _Frozen] = field(default_factory=dict[str, _Frozen])
     _thawed: set[str] = field(default_factory=set[str])
 
@@ -62,13 +64,24 @@ class TrainingLooks:
         seen: Mapping[str, NormCalls],
         *,
         step: int,
+        passes: int = 1,
     ) -> None:
-        """Take up a look: running statistics before and after the batch, and the calls in between."""
+        """Take up a look.
+
+        Args:
+            modes: Of the model.
+            before: Running statistics before the batch.
+            after: And after it.
+            seen: The calls in between.
+            step: On the axis of ``self.log``.
+            passes: How often the optimizer had the step run (LBFGS: several times).
+        """
         for path, calls in seen.items():
             if calls.by_batch and calls.rows is not None:
                 self.rows.setdefault(path, []).append((calls.rows, step))
-            if calls.by_batch > 1 and not calls.designed:
-                self.calls[path] = max(self.calls.get(path, 0), calls.by_batch)
+            each = calls.by_batch // passes
+            if each > 1 and not calls.designed:
+                self.calls[path] = max(self.calls.get(path, 0), each)
         old, new = before.read_with(after)
         for path in old.keys() & new.keys() & modes.norms.keys():
             if old[path][0].shape == new[path][0].shape and _moved(old[path], new[path]):
@@ -99,6 +112,7 @@ class TrainingLooks:
             self._thawed.add(path)  # the weights of a teacher follow those of its student
             del self._frozen[path]
             return
+        self.drifting.add(path)
         known.looks += 1
         known.shift = statistics_mismatch(*known.start, *new, eps=epsilon(modes.norms[path]))[0]
 
