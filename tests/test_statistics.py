@@ -3,6 +3,7 @@
 import math
 import random
 import re
+import statistics
 from bisect import bisect_right
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -19,6 +20,7 @@ from lightning_diagnostics.statistics import (
     projected_share,
     samples_needed,
     silence_bound,
+    statistics_mismatch,
 )
 
 SEEDS = range(20)
@@ -297,3 +299,66 @@ def test_an_empty_histogram_has_no_distance(one: list[float], other: list[float]
     said = re.escape(f"counts that sum to {sum(one)!r} and {sum(other)!r}: expected at least one in each histogram")
     with pytest.raises(ValueError, match=f"^{said}$"):
         ks_distance(one, other)
+
+
+# Statistics of a norm.
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("channels", [1, 2, 5, 8])
+def test_a_mismatch_is_the_median_over_channels_of_what_each_has(seed: int, channels: int) -> None:
+    draw = random.Random(seed)
+    means, met_means = ([draw.gauss(0, 3) for _ in range(channels)] for _ in range(2))
+    variances, met = ([draw.uniform(0, 4) for _ in range(channels)] for _ in range(2))
+    shifts = [abs(b - a) / math.sqrt(v + 0.1) for a, b, v in zip(means, met_means, variances, strict=True)]
+    ratios = [abs(math.log((b + 0.1) / (a + 0.1))) for a, b in zip(variances, met, strict=True)]
+    found = statistics_mismatch(means, variances, met_means, met, eps=0.1)
+    assert found == pytest.approx((statistics.median(shifts), statistics.median(ratios)), rel=1e-12)
+
+
+def test_statistics_that_are_the_same_do_not_differ() -> None:
+    assert statistics_mismatch([1.0, -2.0], [0.0, 3.0], [1.0, -2.0], [0.0, 3.0], eps=1e-5) == (0.0, 0.0)
+
+
+def test_a_variance_that_is_smaller_counts_as_one_that_is_larger() -> None:
+    one, other = (statistics_mismatch([0.0], [a], [0.0], [b], eps=1e-9)[1] for a, b in ((1, 4), (4, 1)))
+    assert one == pytest.approx(other) == pytest.approx(math.log(4))
+
+
+def test_a_channel_that_is_off_for_most_inputs_does_not_decide() -> None:
+    shift, ratio = statistics_mismatch([0.0] * 3, [1.0, 1.0, 0.0], [0.1, 0.2, 100.0], [1.0, 1.0, 9.0], eps=1e-5)
+    assert (shift, ratio) == pytest.approx((0.2, 0.0), abs=1e-4)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_channels_that_are_not_finite_are_left_out(broken: float) -> None:
+    shift, ratio = statistics_mismatch([0.0, broken], [1.0, 1.0], [3.0, 0.0], [1.0, 1.0], eps=1e-9)
+    assert (shift, ratio) == pytest.approx((3.0, 0.0))
+    shift, ratio = statistics_mismatch([0.0, 0.0], [1.0, 1.0], [3.0, 5.0], [4.0, broken], eps=1e-9)
+    assert (shift, ratio) == pytest.approx((4.0, math.log(4)))
+
+
+def test_where_no_channel_is_finite_there_is_no_number() -> None:
+    shift, ratio = statistics_mismatch([math.nan], [math.nan], [0.0], [1.0], eps=1e-5)
+    assert math.isnan(shift)
+    assert math.isnan(ratio)
+    shift, ratio = statistics_mismatch([math.nan], [1.0], [0.0], [1.0], eps=1e-5)
+    assert math.isnan(shift)
+    assert ratio == 0.0
+
+
+def test_statistics_are_compared_in_64_bits() -> None:
+    tiny = np.array([1e-30], dtype=np.float32)
+    shift, ratio = statistics_mismatch([0.0], [0.0], [0.0], tiny, eps=1e-30)
+    assert (shift, ratio) == pytest.approx((0.0, math.log(2)))
+
+
+@pytest.mark.parametrize("eps", [0, 0.0, -1e-5, math.nan])
+def test_an_eps_that_is_none_is_quoted(eps: float) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(f'eps={eps!r}: allowed is more than 0')}$"):
+        statistics_mismatch([0.0], [1.0], [0.0], [1.0], eps=eps)
+
+
+def test_statistics_of_no_channel_are_quoted() -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape('mean=[]: expected one channel or more')}$"):
+        statistics_mismatch([], [], [], [], eps=1e-5)

@@ -1,0 +1,1 @@
+"""What `BatchNormGuard` finds, leaves alone, and mends."""
