@@ -195,8 +195,9 @@ class BatchNormGuard(DiagnosticCallback):
             self._take_up(pl_module)
         if trainer.state.fn == "fit":
             norms = {path: self._modes.weights(path) for path in self._modes.norms}
-            smallest = {path: min(weights, key=Tensor.numel) for path, weights in norms.items() if weights}
-            self._weights = {path: each.detach().clone() for path, each in smallest.items() if not is_lazy(each)}
+            known = {path: weights for path, weights in norms.items() if weights and not any(map(is_lazy, weights))}
+            smallest = {path: min(weights, key=Tensor.numel) for path, weights in known.items()}
+            self._weights = {path: each.detach().clone() for path, each in smallest.items()}
             self._start = RunningStatistics(self._modes.norms).read()
 
     @override

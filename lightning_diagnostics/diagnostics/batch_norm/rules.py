@@ -271,8 +271,9 @@ def statistics_mismatch(measured: "LayerStatistics", limits: Limits) -> Verdict:
     if measured.samples < limits.samples:
         return TooEarly(measured.samples, limits.samples, "validation rows")
     needed = _settles_after(measured, limits)
-    if measured.updates is not None and measured.updates < needed and not measured.averaged:
-        return TooEarly(measured.updates, needed, "updates")
+    updates = measured.step if measured.updates is None else measured.updates
+    if updates < needed and not measured.averaged:
+        return TooEarly(updates, needed, "updates")
     if not (shift > limits.shift or ratio > limits.log_ratio):  # NaN, of a network that has diverged, is neither
         return None
     of = f" of {_some(measured.layers)}" if len(measured.layers) > 1 else ""
@@ -652,6 +653,8 @@ def _function_remedy(function: str) -> str:
 def _settles_after(measured: "LayerStatistics", limits: Limits) -> int:
     """Updates after which the initial values do not matter any more, or a verdict is made all the same."""
     momentum = measured.momentum
+    if momentum is None and measured.updates is None:  # a norm of the user's own, of which nothing is known
+        momentum = 0.1
     if momentum is None or momentum >= 1:  # a cumulative average; the last batch
         return 1
     if momentum <= 0:
