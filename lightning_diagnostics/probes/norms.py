@@ -85,10 +85,14 @@ _PATHS = frozenset({"DropPath", "StochasticDepth", "DropBlock", "DropBlock2d", "
 
 
 def paths(root: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a model by path, `ROOT` for itself, without what ``torch.compile`` puts in between."""
+    """The modules of a model by path, `ROOT` for itself, without what ``torch.compile`` puts in between.
+
+    Scripted modules that were frozen (``torch.jit.freeze``) are left out: they have no mode any more.
+    """
     found: dict[str, nn.Module] = {}
     for path, module in root.named_modules():
-        found.setdefault(".".join(part for part in path.split(".") if part != COMPILED) or ROOT, module)
+        if hasattr(module, "training"):
+            found.setdefault(".".join(part for part in path.split(".") if part != COMPILED) or ROOT, module)
     return found
 
 
@@ -187,7 +191,7 @@ class NormWatch(Watch):
         elif not scripted and module.training and is_random(module):
             path = self._names.path(module, self._stack)
             self.noises.setdefault(path, NoiseCalls(path, kind_of(module), self._names.knows(module)))
-        if self._mend is not None and module.training:
+        if self._mend is not None and getattr(module, "training", False):
             self._mend(module)
 
     @override

@@ -70,7 +70,7 @@ class SampleWatch(Watch):
 
     @override
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._mend is not None and module.training:
+        if self._mend is not None and getattr(module, "training", False):
             self._mend(module)
         self._inputs.append([])
         self._guard(self._inputs[-1].extend, sketches(args, self._samples))

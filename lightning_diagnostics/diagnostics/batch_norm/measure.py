@@ -306,6 +306,7 @@ def far_apart(statistics: Sequence[Mapping[str, Statistics]], eps: float = 1e-5)
                 continue
             same = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first[layer], other[layer], strict=True))
             if not same:
-                shift = max(statistics_mismatch(*first[layer], *other[layer], eps=eps))
+                shifts = statistics_mismatch(*first[layer], *other[layer], eps=eps)
+                shift = max((each for each in shifts if not np.isnan(each)), default=np.inf)  # one of them is all NaN
                 found[layer] = max(found.get(layer, 0.0), shift)
     return found

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from lightning_diagnostics.probes import ROOT, is_norm, is_random, paths
@@ -141,11 +140,8 @@ class Modes:
 
 
 def _set_mode(module: nn.Module, *, training: bool) -> None:
-    """The flag alone: ``train()`` may be the user's own."""
-    if isinstance(module, torch.jit.ScriptModule):
-        module.train(training)
-    else:
-        module.training = training
+    """The flag alone: ``train()`` may be the user's own, and reaches what is inside."""
+    module.training = training
 
 
 def _outward(path: str) -> Iterator[str]:
