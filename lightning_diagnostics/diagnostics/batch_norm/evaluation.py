@@ -117,10 +117,9 @@ class Evaluation:
             elif calls.by_batch and not calls.designed:
                 flip = self._flip(path, inside) if calls.registered else _UNREGISTERED
                 wrong[path] = _Wrong(path, calls.kind, flip, moved=path in moved, mended=path in self.mended)
-        for path in (*whole, *moved, *self.mended):
-            if path not in self.modes.norms or path in wrong:
+        for path, module in self.modes.norms.items():
+            if path in wrong:
                 continue
-            module = self.modes.norms[path]
             by_flag = path in whole and obeys_mode(module) and not by_design(module) and self._is_called(path)
             if path in moved or by_flag or (path in self.mended and self._is_called(path)):
                 flip = self._flip(path, inside) if path in at_all or path in self.mended else Flip("", "values")
@@ -133,10 +132,9 @@ class Evaluation:
             flip = self._flip(path, inside) if calls.registered else _UNREGISTERED
             flip = Flip("", "hard-coded") if calls.source else flip
             noisy[path] = _Wrong(path, calls.kind, flip, calls.source, mended=path in self.mended)
-        for path in (*whole, *self.mended):
-            if path in self.modes.noises and path not in noisy and (path in self.mended or self._is_called(path)):
-                kind = kind_of(self.modes.noises[path])
-                noisy[path] = _Wrong(path, kind, self._flip(path, inside), mended=path in self.mended)
+        for path, module in self.modes.noises.items():
+            if path not in noisy and (path in self.mended or (path in whole and self._is_called(path))):
+                noisy[path] = _Wrong(path, kind_of(module), self._flip(path, inside), mended=path in self.mended)
 
         if self.watch is not None:
             self.watch.stop()

@@ -301,7 +301,7 @@ def far_apart(statistics: Sequence[Mapping[str, Statistics]], eps: float = 1e-5)
     """By layer, how far the means of several ranks are apart at the most; only layers that are not all the same."""
     first, found = statistics[0], dict[str, float]()
     for other in statistics[1:]:
-        for layer in first.keys() & other.keys():
+        for layer in (each for each in first if each in other):
             if first[layer][0].shape != other[layer][0].shape:
                 continue
             same = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first[layer], other[layer], strict=True))

@@ -83,7 +83,7 @@ class TrainingLooks:
             if each > 1 and not calls.designed:
                 self.calls[path] = max(self.calls.get(path, 0), each)
         old, new = before.read_with(after)
-        for path in old.keys() & new.keys() & modes.norms.keys():
+        for path in (each for each in modes.norms if each in old and each in new):
             if old[path][0].shape == new[path][0].shape and _moved(old[path], new[path]):
                 self.trained.add(path)
                 self._take_update(path, modes.norms[path], old[path], new[path], seen.get(path))
