@@ -23,6 +23,7 @@ def test_on_is_the_standard(word: str) -> None:
     assert parse(word) == {"preset": "standard"}
 
 
+OTHERS = {room: False for room in catalogue.rooms() if room != "graph_leak"}
 LEAKS = [rule.code for rule in catalogue.rules("graph_leak") if not rule.preview]
 
 
@@ -31,12 +32,12 @@ LEAKS = [rule.code for rule in catalogue.rules("graph_leak") if not rule.preview
     [
         ("light", {"preset": "light"}),
         ("Thorough", {"preset": "thorough"}),
-        ("graph_leak", {"graph_leak": True, "activations": False}),
-        ("GraphLeakDetector", {"graph_leak": True, "activations": False}),
-        ("activations, graph_leak", {"graph_leak": True, "activations": True}),
-        ("light,graph_leak", {"preset": "light", "graph_leak": True, "activations": False}),
-        ("graph_leak,graph_leak.min_age=3", {"graph_leak": {"min_age": 3}, "activations": False}),
-        ("activations,graph_leak.min_age=3", {"graph_leak": {"min_age": 3}, "activations": True}),
+        ("graph_leak", {"graph_leak": True, **OTHERS}),
+        ("GraphLeakDetector", {"graph_leak": True, **OTHERS}),
+        ("activations, graph_leak", {**OTHERS, "graph_leak": True, "activations": True}),
+        ("light,graph_leak", {"preset": "light", "graph_leak": True, **OTHERS}),
+        ("graph_leak,graph_leak.min_age=3", {"graph_leak": {"min_age": 3}, **OTHERS}),
+        ("activations,graph_leak.min_age=3", {**OTHERS, "graph_leak": {"min_age": 3}, "activations": True}),
         ("dead-units,MEM101", {"select": ["dead-units", "MEM101"]}),
         ("ACT dead-units:enc*", {"select": ["ACT", "dead-units:enc*"]}),
         ("all", {"select": ["all"]}),

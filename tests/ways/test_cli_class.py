@@ -206,7 +206,7 @@ def test_words_from_the_script_that_are_wrong(desk: Desk) -> None:
     )
 
 
-ARGUMENTS = "preset, activations, graph_leak, select, ignore, baseline, limits, on_finding, at, strict"
+ARGUMENTS = f"preset, {', '.join(catalogue.rooms())}, select, ignore, baseline, limits, on_finding, at, strict"
 PRESETS = "allowed are 'light', 'standard', 'thorough', 'off'"
 
 

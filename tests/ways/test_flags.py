@@ -255,7 +255,7 @@ def test_the_first_line_says_which_value_is_wrong_and_what_is_allowed(
     assert len(done.ours) == 1
 
 
-ARGUMENTS = "preset, activations, graph_leak, select, ignore, baseline, limits, on_finding, at, strict"
+ARGUMENTS = f"preset, {', '.join(catalogue.rooms())}, select, ignore, baseline, limits, on_finding, at, strict"
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ ARGUMENTS = "preset, activations, graph_leak, select, ignore, baseline, limits, 
         ),
         (
             ("--config=wrong_class.yaml",),
-            "lightning_diagnostics.Monitor: no such class; allowed are Diagnostics, ActivationMonitor, GraphLeakDet",
+            "lightning_diagnostics.Monitor: no such class; allowed are Diagnostics, ActivationMonitor, BatchNormG",
         ),
     ],
     ids=["argument", "of the last", "in words apart", "class", "argument in a file", "class in a file"],

@@ -95,7 +95,7 @@ class Limits:
         source="convention: the median of three",
         low=1,
     )
-    apart: float = limit(
+    ranks_shift: float = limit(
         0.1,
         key="ranks-differ.shift",
         meaning="difference of running statistics between two processes while they evaluate: of the means in standard "
@@ -111,14 +111,14 @@ class Limits:
         source="arithmetic: in the networks of the sweep predictions that should not change are equal to the last bit; "
         "a thousandth is above the rounding of 32 bits and below what a batch of a thousand does to its statistics",
     )
-    low_momentum: float = limit(
+    momentum_low: float = limit(
         1e-3,
         key="extreme-momentum.low",
         meaning="momentum below this",
         source="arithmetic: the initial values keep one per cent for 4,600 updates",
         high=1.0,
     )
-    high_momentum: float = limit(
+    momentum_high: float = limit(
         0.5,
         key="extreme-momentum.high",
         meaning="momentum above this",
@@ -369,7 +369,7 @@ def ranks_differ(measured: "RankDifference", limits: Limits) -> Verdict:
     Statistics that are local on purpose (domains split over processes, federated training) differ by design. Small
     differences, as batches of one data set make them, are a note.
     """
-    severity = Severity.WARNING if measured.shift > limits.apart else Severity.INFO
+    severity = Severity.WARNING if measured.shift > limits.ranks_shift else Severity.INFO
     message = (
         f"The running statistics of {_names(measured)} differ between the {measured.ranks} processes in evaluation, by "
         f"{measured.shift:.2g} standard deviations."
@@ -377,7 +377,7 @@ def ranks_differ(measured: "RankDifference", limits: Limits) -> Verdict:
     remedy = "Trainer(sync_batchnorm=True), or DDPStrategy(broadcast_buffers=True) with automatic optimisation."
     evidence: dict[str, Plain] = {
         "largest_difference": _number(measured.shift),
-        "ranks-differ.shift": limits.apart,
+        "ranks-differ.shift": limits.ranks_shift,
         "processes": measured.ranks,
         **_listed(measured.layers),
     }
@@ -533,10 +533,10 @@ def extreme_momentum(measured: "Momentum", limits: Limits) -> Verdict:
     ## When it is wrong
     Very long runs with large models use small values on purpose. It is a note.
     """
-    if limits.low_momentum <= measured.momentum <= limits.high_momentum:
+    if limits.momentum_low <= measured.momentum <= limits.momentum_high:
         return None
     names = _names(measured)
-    if measured.momentum > limits.high_momentum:
+    if measured.momentum > limits.momentum_high:
         message = f"{names}: momentum={measured.momentum:g} gives the last batch that weight in running statistics."
     else:
         left = (1 - measured.momentum) ** measured.updates

@@ -40,8 +40,8 @@ from lightning_diagnostics.findings.rule import SECTIONS
 NAN, INF = float("nan"), float("inf")
 # Of the tests; those of the package come from the sweep and from arithmetic.
 NUMBERS: dict[str, Any] = {"batches": 2, "looks": 2, "shift": 1.0, "log_ratio": 2.0, "samples": 16, "settled": 0.01}
-NUMBERS |= {"patience": 500, "rows": 4, "small_looks": 3, "apart": 0.1, "change": 0.001}
-NUMBERS |= {"low_momentum": 1e-3, "high_momentum": 0.5}
+NUMBERS |= {"patience": 500, "rows": 4, "small_looks": 3, "ranks_shift": 0.1, "change": 0.001}
+NUMBERS |= {"momentum_low": 1e-3, "momentum_high": 0.5}
 LIMITS = Limits(**NUMBERS)
 
 ONE, TWO = ("net.1",), ("net.1", "net.4")
