@@ -49,17 +49,21 @@ class Call:
 
 
 class SampleWatch(Watch):
-    """Sketches what goes in and out of every module of a pass, in the order in which they return.
+    """Sketches what goes in and out of the modules of a pass, in the order in which they return.
 
     Args:
         names: See `Watch`.
         samples: How many samples there are in the batch.
+        deep: Whether that is done for every module; else for what comes out of those that no other module calls.
         mend: Called with a module that is in training mode before it runs, if that is to be put right.
     """
 
-    def __init__(self, names: dict[str, str], samples: int, mend: Callable[[nn.Module], None] | None = None) -> None:
+    def __init__(
+        self, names: dict[str, str], samples: int, *, deep: bool, mend: Callable[[nn.Module], None] | None = None
+    ) -> None:
         super().__init__(names)
         self._samples = samples
+        self._deep = deep
         self._mend = mend
 
     @override
@@ -73,12 +77,17 @@ class SampleWatch(Watch):
         if self._mend is not None and getattr(module, "training", False):
             self._mend(module)
         self._inputs.append([])
-        self._guard(self._inputs[-1].extend, sketches(args, self._samples))
+        if self._deep:
+            self._guard(self._see_inputs, args)
 
     @override
     def _leave(self, module: nn.Module, output: Any) -> None:
         inputs = self._inputs.pop()
-        self._guard(self._keep, module, inputs, output)
+        if self._deep or not self._stack:
+            self._guard(self._keep, module, inputs, output)
+
+    def _see_inputs(self, args: tuple[Any, ...]) -> None:
+        self._inputs[-1].extend(sketches(args, self._samples))
 
     def _keep(self, module: nn.Module, inputs: list[Sketch], output: Any) -> None:
         predicts = not isinstance(module, nn.modules.loss._Loss) and any(True for _ in module.parameters())
@@ -109,8 +118,10 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 def _sketch(tensor: Tensor, samples: int) -> Sketch | None:
     """None where the samples are along no axis, or along two: what pairs samples depends on both."""
+    if tensor.is_nested or tensor.layout != torch.strided:  # a nested tensor has no shape
+        return None
     axes = [axis for axis in range(tensor.dim()) if tensor.shape[axis] == samples]
-    if len(axes) != 1 or not (tensor.is_floating_point() or tensor.is_complex()) or tensor.layout != torch.strided:
+    if len(axes) != 1 or not (tensor.is_floating_point() or tensor.is_complex()):
         return None
     tensor = tensor.detach()
     epsilon = torch.finfo(tensor.dtype).eps

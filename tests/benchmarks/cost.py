@@ -2,11 +2,13 @@
 
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py [--pairs 15] [--callback GraphLeakDetector] [workload ...]
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --inside [--callback GraphLeakDetector] [workload ...]
+    MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --validation [--callback BatchNormGuard] [workload ...]
 
 Prints, for each workload, the median ratio of processor time over the pairs with its quartiles, for an A/A pair (what
 the method itself cannot tell from 1), for the defaults, and for a look at every step. ``--inside`` reads the clock in
 every hook instead, which tells microseconds that the ratio of two runs cannot: the time in hooks of the median step,
-and of the costliest twentieth (looks), each as 1 + its share of a bare step.
+and of the costliest twentieth (looks), each as 1 + its share of a bare step. ``--validation`` measures a validation of
+100 batches by itself.
 """
 
 import argparse
@@ -21,11 +23,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from workloads import WORKLOADS, Workload
 
 from lightning_diagnostics.catalogue import callbacks
 
+_VALIDATED = 100  # batches
 _WARM_UP = 12  # batches not timed: first batches, and the looks that every epoch begins with
 
 
@@ -39,6 +42,9 @@ class Timed(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return functional.cross_entropy(self.network(batch[0]), batch[1])
 
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        functional.cross_entropy(self.network(batch[0]), batch[1])
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters())
 
@@ -49,6 +55,12 @@ class Clock(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         if batch_idx == _WARM_UP:
             self.begun = time.process_time()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begun = time.process_time()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds = time.process_time() - self.begun
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds = time.process_time() - self.begun
@@ -61,25 +73,55 @@ def seconds_per_step(workload: Workload, extra: list[Callback]) -> float:
     batch = (inputs, torch.randint(0, 10, (len(inputs),)))
     loader = DataLoader([batch] * (workload.steps + _WARM_UP), batch_size=None)
     clock = Clock()
-    trainer = Trainer(
+    _trainer(clock, *extra).fit(Timed(workload), loader)
+    return clock.seconds / workload.steps
+
+
+class Rows(Dataset[tuple[Tensor, Tensor]]):
+    """The rows of one batch, over and over."""
+
+    def __init__(self, workload: Workload) -> None:
+        self.inputs = workload.inputs()
+
+    def __len__(self) -> int:
+        return _VALIDATED * len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[index % len(self.inputs)], torch.tensor(0)
+
+
+def seconds_per_validation(workload: Workload, extra: list[Callback]) -> float:
+    """Processor time of a validation of a fresh run."""
+    torch.manual_seed(0)
+    rows, clock = Rows(workload), Clock()
+    loader = DataLoader(rows, batch_size=len(rows.inputs))
+    _trainer(clock, *extra).validate(Timed(workload), loader, verbose=False)
+    return clock.seconds
+
+
+def _trainer(*callbacks: Callback) -> Trainer:
+    return Trainer(
         max_epochs=1,
-        callbacks=[clock, *extra],
+        callbacks=list(callbacks),
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Timed(workload), loader)
-    return clock.seconds / workload.steps
 
 
-def compare(workload: Workload, make: Callable[[], list[Callback]], pairs: int) -> tuple[str, float]:
-    """The ratio with over without in ``pairs`` pairs, and the seconds of a bare step."""
+Measure = Callable[[Workload, list[Callback]], float]
+
+
+def compare(
+    workload: Workload, make: Callable[[], list[Callback]], pairs: int, measure: Measure = seconds_per_step
+) -> tuple[str, float]:
+    """The ratio with over without in ``pairs`` pairs, and the seconds of a bare step (or validation)."""
     bare, ratios = [], []
     for index in range(pairs):
         turns = [make, list] if index % 2 else [list, make]
-        taken = {turn: seconds_per_step(workload, turn()) for turn in turns}
+        taken = {turn: measure(workload, turn()) for turn in turns}
         bare.append(taken[list])
         ratios.append(taken[make] / taken[list])
     low, middle, high = statistics.quantiles(ratios, n=4)
@@ -120,6 +162,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--callback", choices=sorted(callbacks()), action="append")
     parser.add_argument("--inside", action="store_true")
+    parser.add_argument("--validation", action="store_true")
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -135,11 +178,12 @@ def main() -> None:
                 shares = (f"{each * 1e6:.0f} us ({1 + each / bare:.4f})" for each in (statistics.median(taken), costly))
                 print(f"{name}: {callback}, a step of {bare * 1e3:.2f} ms: {', at looks '.join(shares)}")  # noqa: T201
             continue
-        text, bare = compare(workload, lambda: [Callback()], options.pairs)
-        print(f"{name}: a bare step takes {bare * 1e3:.2f} ms; an empty callback {text}", flush=True)  # noqa: T201
+        measure, what = (seconds_per_validation, "validation") if options.validation else (seconds_per_step, "step")
+        text, bare = compare(workload, lambda: [Callback()], options.pairs, measure)
+        print(f"{name}: a bare {what} takes {bare * 1e3:.2f} ms; an empty callback {text}", flush=True)  # noqa: T201
         for callback in options.callback or sorted(callbacks()):
             for variant, make in variants(callbacks()[callback]).items():
-                text, _ = compare(workload, make, options.pairs)
+                text, _ = compare(workload, make, options.pairs, measure)
                 print(f"{name}: {callback}, {variant}: {text}", flush=True)  # noqa: T201
 
 

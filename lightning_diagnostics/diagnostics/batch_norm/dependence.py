@@ -1,5 +1,6 @@
 """Whether the prediction for a sample depends on the others in its batch: the same step with others in their place."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -15,6 +16,7 @@ SAMPLES = 31
 
 _PRIMES = (31, 29, 23, 19, 17, 13, 11)
 _ROUNDINGS, _COARSE_ROUNDINGS = 100.0, 2.0  # of a dtype (of 16 bits), below which two numbers are the same
+_SECONDS = 5.0  # that a step may take to be run four times more
 _AGAIN = 10.0  # times what two runs of the same batch differ by
 
 
@@ -74,31 +76,6 @@ class Trial:
     names: dict[str, str]
     mend: Callable[[nn.Module], None] | None = None
 
-    def run(self, batch: Any, order: Tensor, axes: "Axes") -> tuple[list[Call], bool]:
-        """What each module made of a batch whose samples are taken in an order, and whether it drew random numbers."""
-        watch = SampleWatch(dict(self.names), len(order), self.mend)
-        with self.alone():
-            before = torch.get_rng_state()
-            watch.start(self.model, functional=False, running=lambda: True)
-            try:
-                output = self._step(_taken(batch, order, axes))
-                watch.unhook()
-                drew = not torch.equal(before, torch.get_rng_state())
-                calls = list(watch.calls)
-            finally:
-                watch.stop()
-        if self.stage == "prediction":
-            calls.append(Call(ROOT, True, True, [], sketches(output, len(order))))
-        return calls, drew
-
-    def _step(self, batch: Any) -> Any:
-        try:
-            return self.step(batch)
-        except Exception as fault:  # the user's step may want whole batches, or to exchange something
-            raise CannotTryError(
-                f"{self.step_name} fails with other samples ({type(fault).__name__}: {fault})"
-            ) from fault
-
     def compare(self, batch: Any, axes: "Axes") -> Dependence | None:
         """Try a batch: None if no prediction depends on what else is in it.
 
@@ -107,60 +84,101 @@ class Trial:
         random is drawn and the samples are stacked for certain.
 
         Raises:
-            CannotTryError: if no module with parameters gives one value per sample, or replacing changes nothing.
+            CannotTryError: if no module with parameters gives one row of numbers per sample, replacing changes nothing,
+                or the step takes too long or fails.
         """
-        count = axes.samples
-        plain, again = (self.run(batch, torch.arange(count), axes) for _ in range(2))
-        control, drew = plain
-        noise = [_change(a, b, slice(None)) for a, b in _pairs(control, again[0])]
-        predictions = [call for call in control if call.outermost and call.predicts and call.outputs]
-        if not predictions:
+        every = _Way(torch.arange(axes.samples), slice(None), "samples")
+        begun = time.perf_counter()
+        control, drew = self._run(batch, every, axes)
+        taken = time.perf_counter() - begun
+        if taken > _SECONDS:
+            raise CannotTryError(f"one {self.step_name} takes {taken:.0f} s, and it would have to run four times more")
+        if not any(call.outermost and call.predicts and call.outputs for call in control):
             raise CannotTryError(f"no module that {self.step_name} calls gives one row of numbers per sample")
-        others_changed = False
-        for keep in _halves(count):
-            found, moved = self._against(batch, axes, control, noise, _sources(keep), keep)
-            others_changed = others_changed or moved
+        again, _ = self._run(batch, every, axes)
+        noise = [_change(a, b, every.rows) for a, b in _pairs(control, again)]
+        any_moved = False
+        for keep in _halves(axes.samples):
+            way = _Way(_sources(keep), keep, "samples")
+            calls, _ = self._run(batch, way, axes)
+            any_moved = any_moved or any(_change(a, b, ~keep) > 0 for a, b in _pairs(control, calls))
+            found = self._verdict(control, calls, noise, way)
             if found is not None:
-                return found
-        if not others_changed:
+                return self._located(found, batch, axes, way)
+        if not any_moved:
             raise CannotTryError("other samples in the batch do not change any output of a module")
-        if axes.stacked and not drew:
-            order = torch.arange(count).roll(1)
-            try:
-                calls, _ = self.run(batch, order, axes)
-            except CannotTryError:  # a batch that has to be sorted, say
-                return None
-            back = [_reordered(call, order) for call in calls]
-            return self._verdict(control, back, noise, slice(None), "place", count)
-        return None
+        return None if drew or not axes.stacked else self._moved_on(batch, axes, control, noise)
 
-    def _against(
-        self, batch: Any, axes: "Axes", control: list[Call], noise: list[float], order: Tensor, keep: Tensor
-    ) -> tuple[Dependence | None, bool]:
-        calls, _ = self.run(batch, order, axes)
-        found = self._verdict(control, calls, noise, keep, "samples", axes.samples)
-        moved = any(_change(a, b, ~keep) > 0 for a, b in _pairs(control, calls) if a.outermost)
-        return found, moved
+    def _moved_on(self, batch: Any, axes: "Axes", control: list[Call], noise: Sequence[float]) -> Dependence | None:
+        """Whether it matters in which place of the batch a sample is."""
+        way = _Way(torch.arange(axes.samples).roll(1), slice(None), "place")
+        try:
+            calls, _ = self._run(batch, way, axes)
+        except CannotTryError:  # a batch that has to be sorted, say
+            return None
+        found = self._verdict(control, calls, noise, way)
+        return None if found is None else self._located(found, batch, axes, way)
+
+    def _run(self, batch: Any, way: "_Way", axes: "Axes", *, deep: bool = False) -> tuple[list[Call], bool]:
+        """What modules made of the samples, in their own places, and whether random numbers were drawn."""
+        count = len(way.order)
+        watch = SampleWatch(dict(self.names), count, deep=deep, mend=self.mend)
+        with self.alone():
+            before = torch.get_rng_state()
+            watch.start(self.model, functional=False, running=lambda: True)
+            try:
+                output = self._step(_taken(batch, way.order, axes))
+                watch.unhook()
+                drew = not torch.equal(before, torch.get_rng_state())
+                calls = list(watch.calls)
+            finally:
+                watch.stop()
+        if self.stage == "prediction":
+            calls.append(Call(ROOT, True, True, [], sketches(output, count)))
+        return ([_reordered(call, way.order) for call in calls] if way.cause == "place" else calls), drew
+
+    def _step(self, batch: Any) -> Any:
+        try:
+            return self.step(batch)
+        except Exception as fault:  # the user's step may want whole batches, or to exchange something
+            said = f"{type(fault).__name__}: {fault}"
+            raise CannotTryError(f"{self.step_name} fails with other samples ({said})") from fault
 
     def _verdict(
-        self,
-        control: list[Call],
-        calls: list[Call],
-        noise: list[float],
-        rows: Any,
-        cause: Literal["samples", "place"],
-        samples: int,
+        self, control: Sequence[Call], calls: Sequence[Call], noise: Sequence[float], way: "_Way"
     ) -> Dependence | None:
-        pairs = _pairs(control, calls)
-        changes = [_change(a, b, rows) for a, b in pairs]
-        real = [change > _AGAIN * floor for change, floor in zip(changes, noise, strict=False)]
-        judged = [i for i, (a, _) in enumerate(pairs) if i < len(real) and a.outermost and a.predicts]
-        worst = max((changes[i] for i in judged if real[i]), default=0.0)
-        if worst <= 0:
+        found: dict[str, float] = {}
+        for (a, b), floor in zip(_pairs(control, calls), noise, strict=False):
+            change = _change(a, b, way.rows)
+            if a.outermost and a.predicts and change > _AGAIN * floor:
+                found[a.path] = max(change, found.get(a.path, 0.0))
+        if not found:
             return None
-        guilty = (a.path for i, (a, b) in enumerate(pairs) if i < len(real) and real[i] and _inputs(a, b, rows) <= 0)
-        outputs = tuple(dict.fromkeys(pairs[i][0].path for i in judged if real[i]))
-        return Dependence(self.stage, worst, cause, next(guilty, ROOT), outputs, samples)
+        return Dependence(self.stage, max(found.values()), way.cause, ROOT, tuple(found), len(way.order))
+
+    def _located(self, found: Dependence, batch: Any, axes: "Axes", way: "_Way") -> Dependence:
+        """The same, with the first module whose output changes while what goes into it does not."""
+        every = _Way(torch.arange(axes.samples), slice(None), "samples")
+        control, calls = (self._run(batch, each, axes, deep=True)[0] for each in (every, way))
+        guilty = (
+            a.path for a, b in _pairs(control, calls) if _change(a, b, way.rows) > 0 and _inputs(a, b, way.rows) <= 0
+        )
+        return replace(found, where=next(guilty, ROOT))
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way of filling the places of a batch.
+
+    Attributes:
+        order: Which sample stands in each place.
+        rows: The places that are compared.
+        cause: What it tells.
+    """
+
+    order: Tensor
+    rows: Any
+    cause: Literal["samples", "place"]
 
 
 def _pairs(one: Sequence[Call], other: Sequence[Call]) -> list[tuple[Call, Call]]:
