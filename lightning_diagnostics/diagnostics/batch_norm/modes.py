@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_diagnostics.probes import ROOT, is_norm, is_random, paths
 
@@ -153,6 +154,10 @@ def _outward(path: str) -> Iterator[str]:
 
 
 def versions(norms: Mapping[str, nn.Module]) -> dict[str, int]:
-    """How often each norm's count of batches was written to: without a transfer, since the count is not read."""
-    counts = ((path, getattr(norm, "num_batches_tracked", None)) for path, norm in norms.items())
+    """How often each norm's count of batches was written to: without a transfer, since the count is not read.
+
+    Lazy norms that have not run are left out: their first pass sets the count to zero, in evaluation too.
+    """
+    ran = ((path, norm) for path, norm in norms.items() if not is_lazy(getattr(norm, "running_mean", None)))
+    counts = ((path, getattr(norm, "num_batches_tracked", None)) for path, norm in ran)
     return {path: count._version for path, count in counts if isinstance(count, Tensor) and not count.is_inference()}

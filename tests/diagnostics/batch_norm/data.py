@@ -1,5 +1,6 @@
 """What a healthy program with a validation consists of, and its data, which need no network."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -53,8 +54,19 @@ def train(program: Program, seed: int, guard: BatchNormGuard) -> float:
     torch.manual_seed(seed)
     module = program.make()
     run = trainer(guard, *program.callbacks(), **{"max_epochs": program.epochs, **program.settings})
-    run.fit(module, *program.data())
+    try:
+        run.fit(module, *program.data())
+    finally:
+        _forget_compiled()
     return float(run.callback_metrics["score"])
+
+
+def _forget_compiled() -> None:
+    """What was compiled here is not to blind what comes after it."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is not None and dynamo.counters["frames"]["total"]:
+        torch.compiler.reset()
+        dynamo.counters.clear()
 
 
 @cache
