@@ -175,6 +175,8 @@ class NormWatch(Watch):
         super()._reset()
         self.norms: dict[str, NormCalls] = {}
         self.noises: dict[str, NoiseCalls] = {}
+        self.scripted: set[str] = set()
+        """Scripted modules that were called; what is called inside of them is not seen."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.names,)  # a copy has no part in the hooks and the model of the original
@@ -186,9 +188,11 @@ class NormWatch(Watch):
     @override
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         scripted = isinstance(module, torch.jit.ScriptModule)  # nothing inside of it is seen
-        if not scripted and is_norm(module):
+        if scripted:
+            self.scripted.add(self._names.path(module, self._stack))
+        elif is_norm(module):
             self._guard(self._see_norm, module, args)
-        elif not scripted and module.training and is_random(module):
+        elif module.training and is_random(module):
             path = self._names.path(module, self._stack)
             self.noises.setdefault(path, NoiseCalls(path, kind_of(module), self._names.knows(module)))
         if self._mend is not None and getattr(module, "training", False):

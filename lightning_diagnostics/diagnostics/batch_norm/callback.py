@@ -35,6 +35,7 @@ from lightning_diagnostics.diagnostics.batch_norm.measure import (
     far_apart,
     of_batches,
     together,
+    without_start,
 )
 from lightning_diagnostics.diagnostics.batch_norm.modes import Flip, Modes
 from lightning_diagnostics.diagnostics.batch_norm.training import TrainingLooks, epsilon, momentum_of
@@ -164,6 +165,7 @@ class BatchNormGuard(DiagnosticCallback):
         self._asleep: dict[str, int] = {}  # training batches in a row in which a module was in evaluation mode
         self._weights: dict[str, Tensor] = {}
         self._start: dict[str, Statistics] = {}
+        self._counts: dict[str, int | None] = {}  # of updates, at the start
         self._begun = False  # the first training batch
         self._budget = Budget(self.max_layers)
         self._found: set[tuple[str, str]] = set()  # in this evaluation
@@ -199,6 +201,7 @@ class BatchNormGuard(DiagnosticCallback):
             smallest = {path: min(weights, key=Tensor.numel) for path, weights in known.items()}
             self._weights = {path: each.detach().clone() for path, each in smallest.items()}
             self._start = RunningStatistics(self._modes.norms).read()
+            self._counts = {path: _updates(norm) for path, norm in self._modes.norms.items()}
 
     @override
     def detach(self) -> None:
@@ -251,6 +254,15 @@ class BatchNormGuard(DiagnosticCallback):
             self.close(self._blind_note, step=insides.log_step(trainer))
 
     # Training.
+
+    @override
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._take_up(pl_module)
+        self._modes.begin_sanity_check()
+
+    @override
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._modes.end_sanity_check()
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -721,7 +733,8 @@ class BatchNormGuard(DiagnosticCallback):
         self, path: str, norm: nn.Module, running: Statistics, parts: Sequence[Part], rows: int, step: int
     ) -> LayerStatistics:
         found = of_batches(running, parts, eps=epsilon(norm))
-        training = self._looks.recent(path)
+        training, since = self._looks.recent(path), self._since(path, norm)
+        settled = self._settled(path, norm, running, parts, since)
         sizes = [count for count, _ in self._looks.rows.get(path, [])]
         return LayerStatistics(
             path,
@@ -737,8 +750,27 @@ class BatchNormGuard(DiagnosticCallback):
             averaged=self._is_averaged(path),
             stale=self._is_stale(path, running),
             trained=path in self._trained,
+            settled_shift=None if settled is None else settled[0],
+            settled_ratio=None if settled is None else settled[1],
+            since=since,
             step=step,
         )
+
+    def _since(self, path: str, norm: nn.Module) -> int | None:
+        """How often a norm was updated in this run; all that it counts, if it has begun to count anew."""
+        start, now = self._counts.get(path), _updates(norm)
+        return now if start is None or now is None or now < start else now - start
+
+    def _settled(
+        self, path: str, norm: nn.Module, running: Statistics, parts: Sequence[Part], since: int | None
+    ) -> tuple[float, float] | None:
+        """What `of_batches` gives without the values at the start of the run, if they are known to weigh something."""
+        start, momentum = self._start.get(path), momentum_of(norm)
+        if start is None or start[0].shape != running[0].shape or not since or momentum is None:
+            return None
+        if not 0 < momentum < 1:
+            return None
+        return of_batches(without_start(running, start, (1 - momentum) ** since), parts, eps=epsilon(norm))
 
     def _is_averaged(self, path: str) -> bool:
         """Whether the weights of a norm have moved in this run, without a gradient."""

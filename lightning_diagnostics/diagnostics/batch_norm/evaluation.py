@@ -106,8 +106,8 @@ class Evaluation:
         moved = self._moved()
         for path, calls in norms.items():
             self._take(path, calls)
-        if self._called is not None:
-            self._called |= norms.keys() | noises.keys()
+        if self._called is not None and self.watch is not None:
+            self._called |= norms.keys() | noises.keys() | self.watch.scripted
 
         # Norms.
         wrong: dict[str, _Wrong] = {}
@@ -154,7 +154,10 @@ class Evaluation:
 
     def _is_called(self, path: str) -> bool:
         """Whether a module takes part in the evaluation, as far as that can be seen."""
-        return self._called is None or path in self._called
+        if self._called is None or path in self._called:
+            return True
+        scripted = isinstance(self.modes.everything.get(path), torch.jit.ScriptModule)
+        return scripted and any(path.startswith(f"{outer}.") for outer in self._called)
 
     def flip(self, path: str) -> Flip:
         """Where a module that is in training mode came into it."""

@@ -38,6 +38,7 @@ class Modes:
         self._known: list[bool] = []
         self._flips: dict[str, Flip] = {}
         self._baseline: dict[str, bool] = {}
+        self._left: dict[str, bool] = {}
         self._mended: list[nn.Module] = []
 
     def take_up(self, root: nn.Module) -> None:
@@ -81,10 +82,23 @@ class Modes:
 
     # Training.
 
+    def begin_sanity_check(self) -> None:
+        """The sanity check begins, for `end_sanity_check`."""
+        self._left = {path: bool(module.training) for path, module in self.everything.items()}
+
+    def end_sanity_check(self) -> None:
+        """The sanity check is over: what it has left in evaluation mode is not meant to be."""
+        self._left = {path: was for path, was in self._left.items() if was and not self._is_training(path)}
+
     def begin_training(self) -> None:
-        """The first batch begins: what is in evaluation mode now is meant to be."""
-        self._baseline = {path: bool(module.training) for path, module in self.everything.items()}
-        self._flips = {}
+        """The first batch begins: what is in evaluation mode now is meant to be, if the sanity check did not do it."""
+        left = {path for path in self._left if not self._is_training(path)}
+        self._baseline = {path: path in left or self._is_training(path) for path in self.everything}
+        self._flips = dict.fromkeys(left, Flip("left so by the sanity check", "between"))
+
+    def _is_training(self, path: str) -> bool:
+        module = self.everything.get(path)
+        return module is not None and bool(module.training)
 
     def fell_asleep(self) -> list[str]:
         """Norms and dropouts in evaluation mode that were not so at the first batch, and are not frozen."""

@@ -77,7 +77,8 @@ class Patient(LightningModule):
 
     def score(self, name: str, batch: Batch, batch_idx: int) -> None:
         """The step of every evaluation."""
-        self.log(f"{name}_loss", functional.cross_entropy(self(batch[0]), batch[1]), on_step=True, on_epoch=True)
+        loss = functional.cross_entropy(self(batch[0]), batch[1])
+        self.log(f"{name}_loss", loss, on_step=True, on_epoch=True, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.score("val", batch, batch_idx)
