@@ -115,7 +115,7 @@ def _attribute(module: nn.Module, name: str, value: Any) -> Callable[[], None]:
 def _state(module: nn.Module, kept: "_Kept") -> Callable[[], None]:
     """What puts the attributes and buffers of a module back."""
     if isinstance(module, torch.jit.ScriptModule):
-        return kept.tensors(list(module.buffers(recurse=False)))
+        return _scripted(module, kept)
     names, buffers = dict(module._buffers), [each for each in module._buffers.values() if each is not None]
     values = kept.tensors(buffers)
     own = {name: value for name, value in vars(module).items() if _is_state(name)}
@@ -131,6 +131,18 @@ def _state(module: nn.Module, kept: "_Kept") -> Callable[[], None]:
         for name in [name for name in known if _is_state(name) and name not in own]:
             del known[name]
         known.update(own)
+
+    return restore
+
+
+def _scripted(module: nn.Module, kept: "_Kept") -> Callable[[], None]:
+    """What puts the buffers and the mode of a scripted module back."""
+    values, training = kept.tensors(list(module.buffers(recurse=False))), getattr(module, "training", None)
+
+    def restore() -> None:
+        values()
+        if training is not None and module.training != training:
+            module.training = training
 
     return restore
 
