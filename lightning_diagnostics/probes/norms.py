@@ -229,7 +229,7 @@ class NormWatch(Watch):
         path = self._names.path(inside, self._stack) if inside is not None else ROOT
         if function in _NORMS:
             self._see_norm_function(function, args, kwargs, inside, path)
-        elif (inside is None or not _may_draw(inside)) and _draws(function, args, kwargs):
+        elif not (inside is not None and inside.training and is_random(inside)) and _draws(function, args, kwargs):
             line, place = source()
             name = self._names.site(f"{path}/{function.__name__}", place, "", functional=True)
             self.noises.setdefault(name, NoiseCalls(name, function.__name__, True, line))
