@@ -146,7 +146,7 @@ def test_after_a_fault_in_the_network(
     diagnostic, module = member(), faulty(sick=True)
     run = _trainer(diagnostic, max_epochs=1)
     _ended(run, module, fault)
-    assert faulty.raised == 1
+    assert faulty.raised >= 1
     _clean(diagnostic, module, run)
 
 

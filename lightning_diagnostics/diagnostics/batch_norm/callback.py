@@ -719,7 +719,8 @@ class BatchNormGuard(DiagnosticCallback):
                 continue
             rows = sum(rows.get(path, 0) for *_, rows in evaluated)
             layers.append(self._layer(path, norm, running[path], parts, rows, step))
-        if trainer.state.fn == "fit":
+        settling = any(room.is_settling(layer, self._limits) for layer in layers)  # what comes after it is off as well
+        if trainer.state.fn == "fit" and not settling:
             found = set[str]()
             for group in self._alike(layers, room.statistics_mismatch):
                 found.add(group.where)

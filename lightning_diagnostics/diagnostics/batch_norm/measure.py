@@ -89,6 +89,10 @@ class LayerStatistics:
         averaged: Whether its weights moved in this run without a gradient, as those of an average of weights do.
         stale: Whether its running statistics are what they were when the run began.
         trained: Whether it was seen to normalise by the batch in training.
+        settled_shift: The mean shift without what the values at the start of the run still weigh in the running
+            statistics; None if that is not known.
+        settled_ratio: The log ratio of variances without it.
+        since: Updates in this run, if they are counted.
         step: On the axis of ``self.log``.
     """
 
@@ -135,6 +139,9 @@ class LayerStatistics:
     averaged: bool = False
     stale: bool = False
     trained: bool = False
+    settled_shift: float | None = None
+    settled_ratio: float | None = None
+    since: int | None = None
     step: int = 0
     where: str = ""
     layers: tuple[str, ...] = ()
@@ -275,6 +282,12 @@ def of_batches(running: Statistics, parts: Sequence[Part], *, eps: float) -> tup
         whole = part if whole is None else whole.merge(part)
     assert whole is not None
     return statistics_mismatch(*running, whole.mean, whole.variance, eps=eps)
+
+
+def without_start(running: Statistics, start: Statistics, left: float) -> Statistics:
+    """Running statistics without what those at the start still weigh in them, less than all."""
+    mean, variance = ((now - left * then) / (1 - left) for now, then in zip(running, start, strict=True))
+    return mean, np.maximum(variance, 0.0)
 
 
 def of_update(before: Statistics, after: Statistics, *, momentum: float, eps: float) -> tuple[float, float]:

@@ -172,6 +172,6 @@ def versions(norms: Mapping[str, nn.Module]) -> dict[str, int]:
 
     Lazy norms that have not run are left out: their first pass sets the count to zero, in evaluation too.
     """
-    ran = ((path, norm) for path, norm in norms.items() if not is_lazy(getattr(norm, "running_mean", None)))
+    ran = ((path, norm) for path, norm in norms.items() if not any(map(is_lazy, norm.buffers(recurse=False))))
     counts = ((path, getattr(norm, "num_batches_tracked", None)) for path, norm in ran)
     return {path: count._version for path, count in counts if isinstance(count, Tensor) and not count.is_inference()}

@@ -263,7 +263,8 @@ def statistics_mismatch(measured: "LayerStatistics", limits: Limits) -> Verdict:
 
     ## When it is wrong
     A validation set from another domain is another domain. Norms that were in evaluation mode in training are not
-    judged: the network was trained with these very statistics. The first updates after initialisation are not either.
+    judged: the network was trained with these very statistics. The first updates of a run are not either, and what
+    the values at its start still weigh later is taken out: it matters where variances are small.
     """
     shift, ratio = measured.mean_shift, measured.log_variance_ratio
     if shift is None or ratio is None or not (measured.trained or measured.averaged):
@@ -271,10 +272,10 @@ def statistics_mismatch(measured: "LayerStatistics", limits: Limits) -> Verdict:
     if measured.samples < limits.samples:
         return TooEarly(measured.samples, limits.samples, "validation rows")
     needed = _settles_after(measured, limits)
-    updates = measured.step if measured.updates is None else measured.updates
-    if updates < needed and not measured.averaged:
+    updates = _updates(measured)
+    if updates < needed and not (measured.averaged and (measured.stale or not updates)):
         return TooEarly(updates, needed, "updates")
-    if not (shift > limits.shift or ratio > limits.log_ratio):  # NaN, of a network that has diverged, is neither
+    if not _is_off(shift, ratio, limits) or is_settling(measured, limits):
         return None
     of = f" of {_some(measured.layers)}" if len(measured.layers) > 1 else ""
     message = (
@@ -662,6 +663,26 @@ def _settles_after(measured: "LayerStatistics", limits: Limits) -> int:
     return min(limits.patience, math.ceil(math.log(limits.settled) / math.log(1 - momentum)))
 
 
+def is_settling(measured: "LayerStatistics", limits: Limits) -> bool:
+    """Whether a norm is off by no more than what the values at the start of the run still weigh, which is little."""
+    if measured.mean_shift is None or measured.log_variance_ratio is None or not _arrived(measured, limits):
+        return False
+    shift, ratio = measured.mean_shift, measured.log_variance_ratio
+    if measured.settled_shift is None or measured.settled_ratio is None or not _is_off(shift, ratio, limits):
+        return False
+    return not _is_off(min(shift, measured.settled_shift), min(ratio, measured.settled_ratio), limits)
+
+
+def _is_off(shift: float, ratio: float, limits: Limits) -> bool:
+    return shift > limits.shift or ratio > limits.log_ratio  # NaN, of a network that has diverged, is neither
+
+
+def _updates(measured: "LayerStatistics") -> int:
+    """How many updates there were in this run, as far as they are counted."""
+    counts = (measured.since, measured.updates, measured.step)
+    return next(count for count in counts if count is not None)
+
+
 def _agrees(measured: "LayerStatistics", limits: Limits) -> bool | None:
     """Whether training batches agree with the running statistics; None if that was not seen."""
     shift, ratio = measured.train_mean_shift, measured.train_log_variance_ratio
@@ -674,7 +695,8 @@ def _arrived(measured: "LayerStatistics", limits: Limits) -> bool:
     """Whether the updates so far have outweighed the initial values."""
     if measured.momentum is None or measured.updates is None:
         return True
-    return measured.updates >= 1 and (1 - min(measured.momentum, 1.0)) ** measured.updates <= limits.settled
+    updates = _updates(measured)
+    return updates >= 1 and (1 - min(measured.momentum, 1.0)) ** updates <= limits.settled
 
 
 def _mismatch_cause(measured: "LayerStatistics", limits: Limits) -> str:
@@ -682,7 +704,7 @@ def _mismatch_cause(measured: "LayerStatistics", limits: Limits) -> str:
         never = "never moved in this run" if measured.stale else "were not computed with them"
         return f"Its weights are an average of others, and its running statistics {never}."
     if not _arrived(measured, limits):
-        left = (1 - (measured.momentum or 0.0)) ** (measured.updates or 0)
+        left = (1 - (measured.momentum or 0.0)) ** _updates(measured)
         return f"With momentum={measured.momentum:g} the initial values still weigh {left:.0%}."
     agrees = _agrees(measured, limits)
     if agrees:
