@@ -51,7 +51,7 @@ def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(_generators(trainer))
         kept = _Kept()
-        for module in pl_module.modules():
+        for module in kept.new(pl_module):
             stack.callback(_state(module, kept))
         for module in pl_module.modules():
             for name in ("log", "log_dict") if isinstance(module, LightningModule) else ():
@@ -158,10 +158,18 @@ class _Kept:
         self._seen: dict[int, Any] = {}  # holds them, lest a number be used again
         self._bytes = 0
 
+    def new(self, root: nn.Module) -> list[nn.Module]:
+        """The modules in one that were not seen yet."""
+        found = [module for module in root.modules() if id(module) not in self._seen]
+        self._seen.update({id(module): module for module in found})
+        return found
+
     def contents(self, value: Any, depth: int) -> Callable[[], None]:
         """What puts the contents of an attribute back."""
         if value is None or isinstance(value, _SCALARS) or id(value) in self._seen or not depth:
             return _nothing
+        if isinstance(value, nn.Module):  # of a list, say: a metric that is not registered
+            return functools.partial(_all, [_state(module, self) for module in self.new(value)])
         self._seen[id(value)] = value
         if len(self._seen) > _MOST_ITEMS:
             raise CannotRestoreError(f"the module has more than {_MOST_ITEMS:,} things in its attributes")
