@@ -257,6 +257,11 @@ class Distilled(Classifier):
         )
 
 
+def inverted(inputs: Tensor) -> Tensor:
+    """Black on white."""
+    return 4 - 4 * inputs
+
+
 def _averaging(label: str, callback: Callable[[], Callback], epochs: int = 6, optimizer: Any = SGD) -> Program:
     return Program(
         lambda: Classifier(cnn(), optimizer), images(32), epochs, 0.85, label, callbacks=lambda: [callback()]
@@ -270,14 +275,17 @@ PROGRAMS = (
     Program(EvalEveryEpoch, images(), 4, 0.4),
     Program(TrainOverridden, images(), 4, 0.6),
     Program(EvalInTheStep, images(), 4, 0.4),
+    Program(Backbone, images(rows=320, scale=inverted), 20, 0.3, "new_domain"),
+    Program(partial(Backbone, image=False), digits(rows=320, scale=inverted), 20, 0.5, "new_domain_dense"),
     Program(FrozenLater, images(), 6, 0.6),
     Program(Backbone, images(), 5, 0.6, "finetuning_train_bn", callbacks=lambda: [Thaw(train_bn=True)]),
     Program(Backbone, images(), 5, 0.6, "finetuning_no_bn", callbacks=lambda: [Thaw(train_bn=False)]),
     _averaging("stochastic_averaging", partial(StochasticWeightAveraging, swa_lrs=0.05, swa_epoch_start=0.5), 8),
     _averaging("weight_averaging", WeightAveraging),
     _averaging("weight_averaging_own_buffers", partial(WeightAveraging, use_buffers=False)),
-    _averaging("ema_0.99", partial(EMAWeightAveraging, decay=0.99)),
-    _averaging("ema_0.99_own_buffers", partial(EMAWeightAveraging, decay=0.99, use_buffers=False)),
+    _averaging("ema_0.95", partial(EMAWeightAveraging, decay=0.95)),
+    _averaging("ema_0.95_own_buffers", partial(EMAWeightAveraging, decay=0.95, use_buffers=False)),
+    _averaging("ema_0.99_from_later_on", partial(EMAWeightAveraging, decay=0.99, update_starting_at_epoch=2), 8),
     _averaging("ema_0.9_sgd_0.5", partial(EMAWeightAveraging, decay=0.9), 6, FAST),
     _averaging("swapped_by_hand", Swapped),
     Program(Averaged, images(32), 6, 0.85),
@@ -287,3 +295,9 @@ PROGRAMS = (
     Program(partial(MeanTeacher, evaluates=True), digits(), 5, 0.9, "MeanTeacherInEvaluation"),
     Program(Distilled, digits(), 5, 0.8),
 )
+
+SLOW_AVERAGES = (
+    _averaging("ema_0.99", partial(EMAWeightAveraging, decay=0.99), 10),
+    _averaging("ema_0.99_own_buffers", partial(EMAWeightAveraging, decay=0.99, use_buffers=False), 10),
+)
+"""Averages that go back to the first steps: early on they fit neither their statistics nor the data."""
