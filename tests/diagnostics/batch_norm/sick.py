@@ -330,6 +330,13 @@ class OfVolumes(OfKind):
         return rows, 2, 2, 4, 4
 
 
+class Synchronised(OfKind):
+    """`nn.SyncBatchNorm`, which in a single process is an ordinary one."""
+
+    def norm(self) -> nn.Module:
+        return nn.SyncBatchNorm(1)
+
+
 class Lazy(OfKind):
     """`nn.LazyBatchNorm1d`, which is made in the first batch."""
 
@@ -716,6 +723,7 @@ CASES = (
     Case(NormByHand, "BN101", ("net.1",), _both, epochs=4, data=many),
     Case(OfImages, "BN101", ("spot",), _both),
     Case(OfVolumes, "BN101", ("spot",), _both),
+    Case(Synchronised, "BN101", ("spot",), _both),
     Case(Lazy, "BN101", ("spot",), _both),
     Case(OfInstances, "BN101", ("spot",), _both),
     Case(Scripted, "BN101", ("spot.0",), _both),

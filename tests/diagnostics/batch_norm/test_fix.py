@@ -104,6 +104,14 @@ EVERYWHERE = (
 )
 """In every kind of evaluation."""
 
+FEW = (sick.TrainsInTheStep, sick.LeavesModesAlone, sick.TrainsAtTheStart, sick.TrainsAtEveryBatch, sick.Scripted)
+
+
+def few_at_once(makes: tuple[Any, ...]) -> list[Any]:
+    """As parameters: all but a few are slow."""
+    return [make if make in FEW else pytest.param(make, marks=pytest.mark.slow) for make in makes]
+
+
 IN_FIT = (
     *EVERYWHERE,
     sick.TrainsBetweenBatches,
@@ -180,7 +188,7 @@ def test_metrics_weights_and_buffers_are_those_of_the_correct_program(
     assert all("fix=True has put it right" in finding.message for finding in accusations(guard))
 
 
-@pytest.mark.parametrize("make", IN_FIT, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("make", few_at_once(IN_FIT), ids=lambda kind: kind.__name__)
 def test_without_fix_they_are_not(make: Callable[..., Patient], tmp_path: Path) -> None:
     right = train(sick.made(make, sick=False), tmp_path / "right")
     guard = BatchNormGuard(strict=True)
@@ -189,7 +197,7 @@ def test_without_fix_they_are_not(make: Callable[..., Patient], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("entry", ["validate", "test", "predict"])
-@pytest.mark.parametrize("make", EVERYWHERE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("make", few_at_once(EVERYWHERE), ids=lambda kind: kind.__name__)
 def test_an_evaluation_alone_is_that_of_the_correct_program(
     make: Callable[..., Patient], entry: str, tmp_path: Path
 ) -> None:
@@ -227,7 +235,7 @@ def test_it_holds_when_validated_in_mid_epoch(make: Callable[..., Patient], tmp_
 # Modes.
 
 
-@pytest.mark.parametrize("make", IN_FIT[:-2], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("make", few_at_once(IN_FIT[:-2]), ids=lambda kind: kind.__name__)
 def test_the_modes_after_the_run_are_those_without_it(make: Callable[..., Patient], tmp_path: Path) -> None:
     without, mended = sick.made(make, sick=True), sick.made(make, sick=True)
     train(without, tmp_path / "without")
@@ -236,7 +244,7 @@ def test_the_modes_after_the_run_are_those_without_it(make: Callable[..., Patien
 
 
 @pytest.mark.parametrize("entry", ["validate", "test", "predict"])
-@pytest.mark.parametrize("make", EVERYWHERE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("make", few_at_once(EVERYWHERE), ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("training", [True, False])
 def test_the_modes_after_an_evaluation_are_those_without_it(
     make: Callable[..., Patient], entry: str, training: bool, tmp_path: Path

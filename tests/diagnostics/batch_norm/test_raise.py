@@ -202,8 +202,16 @@ def _no_child_left() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_no_child_left")
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("entry", ["fit", "validate", "test"])
+@pytest.mark.parametrize(
+    ("rank", "entry"),
+    [
+        *((0, "fit"), (1, "validate")),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in ((1, "fit"), (0, "validate"), (0, "test"), (1, "test"))
+        ),
+    ],
+)
 def test_two_processes_both_raise_before_the_metric_of_the_epoch_is_logged(
     rank: int, entry: str, tmp_path: Path
 ) -> None:

@@ -395,12 +395,13 @@ def test_training_is_the_same_to_the_last_bit(make: Callable[..., Patient], tmp_
     assert _compared(make, tmp_path, "fit") == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ODD, **named)
 def test_it_is_the_same_without_inference_mode(make: Callable[..., Patient], tmp_path: Path) -> None:
     assert _compared(make, tmp_path, "fit", inference_mode=False) == set()
 
 
-@pytest.mark.parametrize("entry", ["validate", "test"])
+@pytest.mark.parametrize("entry", ["validate", pytest.param("test", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", ODD, **named)
 def test_an_evaluation_alone_is_the_same(make: Callable[..., Patient], entry: str, tmp_path: Path) -> None:
     assert _compared(make, tmp_path, entry) == set()
