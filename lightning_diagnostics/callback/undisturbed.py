@@ -176,7 +176,8 @@ class _Kept:
         if isinstance(value, Tensor):
             return self.tensors([value])
         if isinstance(value, np.ndarray):
-            return functools.partial(np.copyto, value, value.copy())
+            self._count(value.nbytes)
+            return functools.partial(np.copyto, value, value.copy()) if value.flags.writeable else _nothing
         if isinstance(value, torch.Generator):
             return functools.partial(_call, value.set_state, value.get_state())
         if isinstance(value, np.random.Generator):
@@ -194,18 +195,21 @@ class _Kept:
     def tensors(self, values: list[Tensor]) -> Callable[[], None]:
         """What puts the values of tensors back, of those that were written to."""
         values = [each for each in values if not torch.nn.parameter.is_lazy(each)]
-        self._bytes += sum(each.numel() * each.element_size() for each in values)
-        if self._bytes > _MOST_BYTES:
-            raise CannotRestoreError(f"the module has more than {_MOST_BYTES >> 20} MiB in its buffers and attributes")
+        self._count(sum(map(_bytes, values)))
         copies = [(each, each.detach().clone(), _version(each)) for each in values]
 
         def restore() -> None:
             with torch.no_grad():
                 for each, old, version in copies:
-                    if version is None or _version(each) != version or not torch.equal(each, old):
-                        each.detach().copy_(old)
+                    if version is None or _version(each) != version or _is_other(each, old):
+                        (each.detach() if _is_dense(each) else each).copy_(old)  # a sparse one is not shared
 
         return restore
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > _MOST_BYTES:
+            raise CannotRestoreError(f"the module has more than {_MOST_BYTES >> 20} MiB in its buffers and attributes")
 
     def _container(self, value: Any, depth: int) -> Callable[[], None]:
         old: Any = dict(value) if isinstance(value, dict) else copy.copy(value)
@@ -247,6 +251,25 @@ def _is_users(value: Any) -> bool:
     if data or isinstance(value, nn.Module | type) or not hasattr(value, "__dict__"):
         return False
     return kind.__module__.partition(".")[0] not in _LIBRARIES
+
+
+def _bytes(tensor: Tensor) -> int:
+    if _is_dense(tensor) or tensor.is_nested:
+        return tensor.numel() * tensor.element_size()
+    return tensor._nnz() * (tensor.element_size() + 8 * tensor.dim())
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return not tensor.is_nested and tensor.layout == torch.strided
+
+
+def _is_other(tensor: Tensor, old: Tensor) -> bool:
+    """Whether the values are others, or may be: some are written to without a new version (batch norm, sparse)."""
+    if not _is_dense(tensor):
+        return True  # torch compares no others
+    if tensor.is_meta or torch.equal(tensor, old):
+        return False
+    return not bool(((tensor == old) | ((tensor != tensor) & (old != old))).all())  # NaN is NaN
 
 
 def _version(tensor: Tensor) -> int | None:
