@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -278,10 +278,11 @@ def test_links_between_files_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_sweep_on_the_page_is_that_of_the_tests() -> None:
-    table = _text("docs/limits.md").split("<!-- sweep: begin -->\n")[1].split("<!-- sweep: end -->")[0]
+@pytest.mark.parametrize(("name", "programs"), [("sweep", NETWORKS)])
+def test_the_sweep_on_the_page_is_that_of_the_tests(name: str, programs: Sequence[Any]) -> None:
+    table = _text("docs/limits.md").split(f"<!-- {name}: begin -->\n")[1].split(f"<!-- {name}: end -->")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")[2:] if line]
-    assert [row[0] for row in rows] == [program.name for program in NETWORKS]
+    assert [row[0] for row in rows] == [program.name for program in programs]
     assert {row[-1] for row in rows} == {"none"}
 
 

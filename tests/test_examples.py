@@ -44,7 +44,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     )
     healthy, leaking = re.split(r"(?<=no findings\.)", terminal, maxsplit=1)
     dying = run("digits.py", "dying", "--epochs=4", f"--logdir={folder}")
-    return folder, {"healthy": healthy, "leaking": leaking, "dying": dying, "accuracies": terminal}
+    terminals = {"healthy": healthy, "leaking": leaking, "dying": dying, "accuracies": terminal}
+    for name in ("normed", "forgetting"):
+        terminals[name] = run("digits.py", name, "--epochs=1", f"--logdir={folder}")
+    return folder, terminals
 
 
 def test_every_example_is_tested() -> None:
@@ -59,18 +62,28 @@ def test_digits_finds_its_dead_layer(digits: tuple[Path, dict[str, str]]) -> Non
     assert found(digits[0] / "dying") == {("ACT101", "head/relu", "WARNING")}
 
 
+def test_digits_finds_its_validation_in_training_mode(digits: tuple[Path, dict[str, str]]) -> None:
+    assert found(digits[0] / "forgetting") == {
+        ("BN101", "features.1", "ERROR"),
+        ("BN101", "head.conv.1", "ERROR"),
+        ("BN107", "features.1", "WARNING"),
+    }
+
+
 def test_digits_prints_the_lines_that_the_readme_shows(digits: tuple[Path, dict[str, str]]) -> None:
-    leak, death = shown("output")
+    leak, death, mode = shown("output")
     wrong, fix = re.split(r"(?= Fix: )", leak)  # between them stands the share of memory, where it is worth a word
     assert [line for line in digits[1]["leaking"].splitlines() if line.startswith(wrong) and line.endswith(fix)]
     numbers = re.compile(r"\d+(?=[ %)])")  # of this run: another processor rounds otherwise
     lines = [numbers.sub("#", line) for line in digits[1]["dying"].splitlines()]
     assert numbers.sub("#", death) in lines
+    assert mode in digits[1]["forgetting"].splitlines()
 
 
 def test_digits_mended_has_no_findings(digits: tuple[Path, dict[str, str]]) -> None:
-    assert not (digits[0] / "healthy/version_0/findings.jsonl").exists()
-    assert "WARNING" not in digits[1]["healthy"]
+    for name in ("healthy", "normed"):
+        assert not (digits[0] / name / "version_0/findings.jsonl").exists()
+        assert "WARNING" not in digits[1][name]
     assert "WARNING" in digits[1]["leaking"]
     assert "WARNING" in digits[1]["dying"]
 
@@ -88,12 +101,13 @@ def test_digits_knows_its_networks() -> None:
     command = [sys.executable, REPOSITORY / "examples/digits.py", "sick"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "sick: allowed are healthy, leaking, dying" in done.stderr
+    assert "sick: allowed are healthy, leaking, dying, normed, forgetting" in done.stderr
 
 
 @pytest.mark.slow
 def test_digits_finds_nothing_without_the_mistakes_in_ten_epochs(tmp_path: Path) -> None:
-    assert "Run finished at step 449: no findings." in run("digits.py", "healthy", f"--logdir={tmp_path}")
+    said = run("digits.py", "healthy", "normed", f"--logdir={tmp_path}")
+    assert said.count("Run finished at step 449: no findings.") == 2
 
 
 def test_digits_cli_trains_and_says_nothing_of_us(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_diagnostics import Finding, Severity, tensorboard
 from lightning_diagnostics.diagnostics.activations.measure import LayerActivations, Overview
+from lightning_diagnostics.diagnostics.batch_norm import measure as batch_norm
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
@@ -71,6 +72,12 @@ def death(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return digits(tmp_path_factory.mktemp("death") / "lightning_logs", "healthy", "dying", epochs=4)
 
 
+@pytest.fixture(scope="module")
+def modes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits example with batch norm, in health and validated in training mode."""
+    return digits(tmp_path_factory.mktemp("modes") / "lightning_logs", "normed", "forgetting", epochs=3)
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator["Page"]:
     """A browser with one empty page."""
@@ -106,6 +113,17 @@ def test_the_dead_layer_is_a_table_on_the_text_page(death: Path, page: "Page") -
     assert "WARNING" in table
 
 
+def test_the_wrong_mode_is_a_table_on_the_text_page(modes: Path, page: "Page") -> None:
+    with serving(modes / "forgetting") as address:
+        page.open(f"{address}/#text")
+        table = page.wait_for("shown('table').map(e => e.innerText).find(text => text.includes('BN101'))")
+    assert "train-mode-in-evaluation" in table
+    assert "features.1" in table
+    assert "set inside validation_step" in table
+    assert "remove the train() call" in table
+    assert "ERROR" in table
+
+
 @pytest.fixture
 def several(tmp_path: Path) -> Path:
     """An event file with several findings, at places with long names."""
@@ -129,9 +147,9 @@ def several(tmp_path: Path) -> Path:
     return tmp_path / "several"
 
 
-@pytest.mark.parametrize("run", ["leaking", "dying", "several"])
+@pytest.mark.parametrize("run", ["leaking", "dying", "forgetting", "several"])
 def test_no_word_of_the_findings_table_is_broken(
-    run: str, leak: Path, death: Path, several: Path, page: "Page"
+    run: str, leak: Path, death: Path, modes: Path, several: Path, page: "Page"
 ) -> None:
     broken = """shown('td, th, td code').flatMap(cell => [...cell.childNodes]).flatMap(node => {
         if (node.nodeType != Node.TEXT_NODE) return [];
@@ -141,7 +159,8 @@ def test_no_word_of_the_findings_table_is_broken(
             return range.getClientRects().length > 1;
         }).map(word => word[0]);
     })"""
-    with serving({"leaking": leak / "leaking", "dying": death / "dying", "several": several}[run]) as address:
+    logs = {"leaking": leak / run, "dying": death / run, "forgetting": modes / run, "several": several}
+    with serving(logs[run]) as address:
         page.open(f"{address}/#text")
         page.wait_for("shown('table').length")
         assert page.evaluate(broken) == []
@@ -205,6 +224,38 @@ def test_each_chart_of_the_layout_has_lines(death: Path, page: "Page") -> None:
         page.draw("dead_charts.png", f"{cards}[{len(expected) - 1}]")
 
 
+def test_the_curves_of_norms_have_lines(modes: Path, page: "Page") -> None:
+    tags = [f"batch_norm/{what}/features.1" for what in ("mean_shift", "updates")]
+    with serving(modes) as address:
+        words = ("norm/updates/features", "norm/mean_shift", "prediction_change")
+        page.open(f"{address}/#scalars&_smoothingWeight=0&tagFilter={'%7C'.join(words)}")
+        page.grow(1400)
+        for tag in tags:
+            card = f"shown('tf-scalar-card').find(card => card.tag == '{tag}')"
+            assert page.wait_for(f"(card => card && {LINES}.length >= 2)({card})")
+        page.draw("norm_scalars.png", "shown('tf-scalar-card')[3]")
+
+
+def test_the_charts_of_norms_are_arranged_and_have_lines(modes: Path, page: "Page") -> None:
+    charts = tensorboard.layout(batch_norm.Overview, batch_norm.LayerStatistics)
+    tags = EventAccumulator(str(modes / "forgetting/version_0")).Reload().Tags()["scalars"]
+    lines = [sum(re.match(pattern, tag) is not None for pattern in each for tag in tags) for each in charts.values()]
+    assert lines == [1, 2, 2, 2, 2]  # the largest, and both norms
+    with serving(modes / "forgetting") as address:
+        page.open(f"{address}/#custom_scalars")
+        page.grow(2200)
+        cards = "shown('tf-custom-scalar-multi-line-chart-card')"
+        shown = page.wait_for(f"(t => t.length >= {len(charts)} && t)({cards}.map(card => card.title))")
+        assert [title for title in shown if title in charts] == list(charts)
+        ours = f"{cards}.filter(card => {json.dumps(list(charts))}.includes(card.title))"
+        drawn = f"{ours}.map(card => {LINES}.length)"
+        page.wait_for(f"String({drawn}) == '{','.join(str(2 * each) for each in lines)}'")  # and smoothed
+        legends = "all('#toggle-matches-button, .toggle-matches-button', card.shadowRoot)"
+        page.evaluate(f"{ours}.slice(1, 3).forEach(card => {legends}.forEach(button => button.click()))")
+        last = f"{cards}.filter(card => !{json.dumps(list(charts))}.includes(card.title)).at(-1)"
+        page.draw("norm_charts.png", f"{ours}[{len(charts) - 1}]", below=last)
+
+
 def test_each_layer_has_a_histogram(death: Path, page: "Page") -> None:
     # An outline begins and ends at the bottom; where there is something in a bucket, it is higher.
     outlines = """(card => card && all('path.outline', card.shadowRoot).filter(e => {
@@ -249,13 +300,14 @@ class Page:
         """Make the window so high that all is in view: TensorBoard draws nothing else."""
         self._call("Emulation.setDeviceMetricsOverride", width=1300, height=height, deviceScaleFactor=1, mobile=False)
 
-    def draw(self, name: str, element: str) -> None:
-        """With SCREENSHOTS, a picture of the page from its top to the end of an element."""
+    def draw(self, name: str, element: str, *, below: str = "") -> None:
+        """With SCREENSHOTS, a picture of the page from its top, or from below an element, to the end of another."""
         if not SCREENSHOTS:
             return
         time.sleep(1)  # for what still moves into its place
         bottom = self.evaluate(f"{element}.getBoundingClientRect().bottom") + 10
-        clip = {"x": 0, "y": 0, "width": 1300, "height": bottom, "scale": 0.8}
+        top = self.evaluate(f"{below}.getBoundingClientRect().bottom") if below else 0
+        clip = {"x": 0, "y": top, "width": 1300, "height": bottom - top, "scale": 0.8}
         picture = self._call("Page.captureScreenshot", format="png", clip=clip)["data"]
         (Path(SCREENSHOTS) / name).write_bytes(base64.b64decode(picture))
 

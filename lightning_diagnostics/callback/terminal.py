@@ -39,6 +39,7 @@ def set_up() -> None:
 
 def say(finding: Finding) -> None:
     """The line of a finding."""
+    set_up()  # the sanity check may have found it, before the run is announced
     logger.log(_LEVELS[finding.severity], "%s", finding.line())
 
 

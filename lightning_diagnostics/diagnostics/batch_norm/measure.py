@@ -161,7 +161,7 @@ class Overview:
         tag="batch_norm/worst_mean_shift",
         unit="standard deviations",
         how="the largest mean_shift of all norms",
-        chart="running mean against validation batches",
+        chart="largest shift of a running mean",
     )
 
 
