@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tests.patients import BATCHES, ROWS, LossList, Rows, Student, loader
 
 ACTIVATIONS = frozenset({"activations"})
+MODES = frozenset({"batch_norm"})
 
 
 @dataclass
@@ -22,11 +23,11 @@ class Situation:
     """What differs from a plain run.
 
     Attributes:
-        kind: The network, whose sick form keeps graphs.
+        kind: The network, whose sick form keeps graphs, has dead units, or trains in the validation.
         settings: Of the Trainer.
         data: Of ``fit``; the usual loaders if empty.
         prepare: What is done to the network; gives what is passed to ``fit``.
-        enough: Whether there is enough to be seen for a verdict.
+        enough: Whether there is enough training to be seen for a verdict on it.
         unseen: Rooms whose illness cannot be seen, or is none, in this situation.
     """
 
@@ -173,11 +174,11 @@ def situations(folder: Path) -> dict[str, Situation]:
         "TensorBoard logger": Situation(settings={"logger": tensorboard}),
         "several loggers": Situation(settings={"logger": [CSVLogger(folder / "csv"), tensorboard]}),
         "Lightning's own logger": Situation(settings={"logger": True, "default_root_dir": folder}),
-        "no length": Situation(data=_endless()),
+        "no length": Situation(data=_endless(), unseen=MODES),
         "no length, checked in mid-epoch": Situation(
             settings={"val_check_interval": 3}, data={**_endless(), "val_dataloaders": loader(2, shuffle=False)}
         ),
-        "no validation loader": Situation(kind=LossList, data={"train_dataloaders": loader()}),
+        "no validation loader": Situation(kind=LossList, data={"train_dataloaders": loader()}, unseen=MODES),
         "fast_dev_run": Situation(settings={"fast_dev_run": True}, enough=False),
         "fast_dev_run of many batches": Situation(settings={"fast_dev_run": 12}, data=validated),
         "barebones": Situation(settings={"barebones": True}),
@@ -194,16 +195,18 @@ def situations(folder: Path) -> dict[str, Situation]:
         "anomaly mode": Situation(settings={"detect_anomaly": True}),
         "None sometimes": Situation(kind=SometimesNone),
         "None always": Situation(kind=AlwaysNone, enough=False),
-        "no parameters": Situation(kind=NoParameters, enough=False),
+        "no parameters": Situation(kind=NoParameters, enough=False, unseen=MODES),
         "frozen backbone": Situation(kind=FrozenBackbone, unseen=ACTIVATIONS),
         "LBFGS": Situation(kind=Lbfgs),
         "a dict with the loss": Situation(kind=DictLoss),
-        "two training loaders": Situation(kind=TwoLoaders, data={"train_dataloaders": {"a": loader(), "b": loader(4)}}),
+        "two training loaders": Situation(
+            kind=TwoLoaders, data={"train_dataloaders": {"a": loader(), "b": loader(4)}}, unseen=MODES
+        ),
         "two validation loaders": Situation(
             kind=TwoValidationLoaders,
             data={**validated, "val_dataloaders": [loader(1, shuffle=False), loader(2, shuffle=False)]},
         ),
-        "data module": Situation(data={"datamodule": Module()}),
+        "data module": Situation(data={"datamodule": Module()}, unseen=MODES),
         "max_steps": Situation(settings={"max_steps": 11, "max_epochs": -1}),
         "one batch an epoch": Situation(settings={"limit_train_batches": 1, "max_epochs": 12}),
         "no batch at all": Situation(settings={"limit_train_batches": 0}, enough=False),

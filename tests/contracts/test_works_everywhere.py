@@ -41,6 +41,13 @@ ADVICE = [
 
 pytestmark = ADVICE
 
+EXPECTED = {
+    "activations": ("ACT101", "net.2"),
+    "batch_norm": ("BN101", "net.1"),
+    "graph_leak": ("MEM101", "model.losses"),
+}
+"""What is found in the networks of these situations, by room."""
+
 NAMES = tuple(situations(Path("never written")))
 every_situation = pytest.mark.parametrize("name", NAMES)
 
@@ -58,12 +65,26 @@ def _train(member: Member, situation: Situation, *, sick: bool) -> tuple[Any, St
     diagnostic, settings = member(), settings_of(situation)
     run = trainer(diagnostic, *settings.pop("callbacks", []), **settings)
     module = situation.kind(sick=sick)
-    if sick and member.room == "activations" and isinstance(module.net, torch.nn.Sequential):
-        kill_units(module)
+    if sick and isinstance(module.net, torch.nn.Sequential):
+        {"activations": kill_units, "batch_norm": _train_in_validation}.get(member.room, _nothing)(module)
     data = situation.data or {"train_dataloaders": loader(), "val_dataloaders": loader(2, shuffle=False)}
     with heard() as records:
         run.fit(situation.prepare(module), **data)
     return diagnostic, module, run, records
+
+
+def _train_in_validation(module: Student) -> None:
+    """Put the norm of a `Student` into training mode before each validation batch."""
+    norm = module.net[1]
+
+    def train(batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        norm.train()
+
+    module.on_validation_batch_start = train  # type: ignore[method-assign]  # whatever its class is
+
+
+def _nothing(module: Student) -> None:
+    """The classes of these situations are sick enough."""
 
 
 @every_situation
@@ -83,9 +104,10 @@ def test_a_sick_network_is_diagnosed(member: Member, name: str, tmp_path: Path) 
     diagnostic, module, run, _ = _train(member, situation, sick=True)
     assert run.state.finished
     assert alive(module) == set()
-    expected = {"graph_leak": ("MEM101", "model.losses"), "activations": ("ACT101", "net.2")}.get(member.room)
+    expected = EXPECTED.get(member.room)
     if expected is not None:  # what the networks of these situations suffer from
-        seen = situation.enough and member.room not in situation.unseen
+        enough = situation.enough or member.room == "batch_norm"  # one validation batch is
+        seen = enough and member.room not in situation.unseen
         assert [(f.code, f.where) for f in accusations(diagnostic)] == [expected] * seen
 
 
