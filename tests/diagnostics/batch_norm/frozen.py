@@ -40,8 +40,6 @@ def _pretrained(image: bool) -> dict[str, Tensor]:
 
 
 class Backbone(Classifier):
-    """A network trained on another task, and a new head."""
-
     def __init__(self, *, image: bool = True) -> None:
         super().__init__()
         whole = cnn() if image else mlp()
@@ -118,8 +116,6 @@ class EvalInTheStep(Backbone):
 
 
 class FrozenLater(Backbone):
-    """From the third epoch on the backbone is frozen, weights and modes."""
-
     def on_train_epoch_start(self) -> None:
         if self.current_epoch >= 2:
             self.backbone.requires_grad_(False)

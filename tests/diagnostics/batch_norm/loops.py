@@ -102,8 +102,6 @@ def several() -> tuple[Any, Any]:
 
 
 class Named(NamedTuple):
-    """A batch with names."""
-
     inputs: Tensor
     labels: Tensor
 
