@@ -301,6 +301,9 @@ FORMS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "namedtuple": lambda a, b: Pair(a, b),
     "words-and-numbers": lambda a, b: {"a": a, "n": 3, "s": "s", "none": None},
 }
+ELSEWHERE = torch.Generator()
+"""A generator that nobody puts back, so that two runs of one batch differ."""
+
 HEALTHY: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 6)),
     "batch-norm-in-evaluation-mode": lambda: nn.BatchNorm1d(6).eval(),
@@ -311,6 +314,7 @@ HEALTHY: dict[str, Callable[[], nn.Module]] = {
     "dropout-in-training-mode": lambda: nn.Dropout(),
     "sampling": lambda: Does(lambda x: x + torch.randn_like(x)),
     "bernoulli": lambda: Does(lambda x: x + torch.bernoulli(x.sigmoid())),
+    "numbers-from-elsewhere": lambda: Does(lambda x: x + torch.rand(x.shape, generator=ELSEWHERE)),
     "large-numbers": lambda: Does(lambda x: x * 1e30),
 }
 HEALTHY_SEQUENCES: dict[str, Callable[[], nn.Module]] = {

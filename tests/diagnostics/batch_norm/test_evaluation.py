@@ -1,5 +1,6 @@
 """One pass through the data of an evaluation: what does what is done in training, since where, and the statistics."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -195,6 +196,27 @@ def test_a_norm_without_a_count_that_moves_is_seen_at_a_look_alone() -> None:
     assert is_nothing(evaluated.batch(0, act=step, look=False))
     (seen,) = evaluated.batch(1, act=step).norms
     assert seen == wrong(place="", cause="values", batch=1)
+
+
+def scripted(*parts: nn.Module) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(nn.Sequential(*parts))
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_a_scripted_norm_in_training_mode_is_told_of_if_it_is_called(called: bool) -> None:
+    net = nn.Sequential(nn.Linear(4, 4), scripted(nn.BatchNorm1d(4), nn.Dropout())).eval()
+    evaluated = Evaluated(net)
+    evaluated.batch(0, act=None if called else lambda: net[0](torch.randn(8, 4)))
+    net[1].train()
+    seen = evaluated.batch(1, act=None if called else lambda: net[0](torch.randn(8, 4)))
+    if not called:
+        assert is_nothing(seen)
+        return
+    place = "set between batches 0 and 1, by a hook or a callback"
+    assert seen.norms == [wrong("1.0", place=place, cause="between", batch=1)]
+    assert seen.noises == [wrong("1.1", "Dropout", place=place, cause="between", batch=1)]
 
 
 # Calls.

@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_diagnostics.diagnostics.batch_norm.measure import Part, far_apart, of_batches, of_update, together
+from lightning_diagnostics.diagnostics.batch_norm.measure import (
+    Part,
+    far_apart,
+    of_batches,
+    of_update,
+    together,
+    without_start,
+)
 
 SEEDS = range(5)
 NAN = float("nan")
@@ -130,6 +137,32 @@ def test_rounding_makes_no_variance_below_zero() -> None:
 def test_an_update_by_nan_gives_nan() -> None:
     found = of_update((np.zeros(2), np.ones(2)), (np.full(2, NAN), np.full(2, NAN)), momentum=0.1, eps=1e-5)
     assert all(map(math.isnan, found))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("updates", [1, 5, 44])
+def test_statistics_without_their_start_are_those_of_the_batches_alone(updates: int, seed: int) -> None:
+    norm = nn.BatchNorm1d(5, momentum=0.1).double()
+    norm.running_mean.fill_(7.0)
+    norm.running_var.fill_(1e3)
+    start = statistics(norm)
+    alone = np.zeros(5), np.zeros(5)
+    for index in range(updates):
+        inputs = draw((16, 5), 100 * seed + index)
+        norm(inputs)
+        batch = inputs.mean(0).numpy(), inputs.var(0).numpy()
+        alone = 0.9 * alone[0] + 0.1 * batch[0], 0.9 * alone[1] + 0.1 * batch[1]
+    left = 0.9**updates
+    mean, variance = without_start(statistics(norm), start, left)
+    assert mean == pytest.approx(alone[0] / (1 - left), abs=1e-9)
+    assert variance == pytest.approx(alone[1] / (1 - left), abs=1e-9)
+
+
+def test_a_variance_without_its_start_is_not_below_zero_and_nan_stays() -> None:
+    mean, variance = without_start((np.zeros(2), np.array([0.1, NAN])), (np.zeros(2), np.ones(2)), 0.5)
+    assert mean.tolist() == [0.0, 0.0]
+    assert variance[0] == 0.0
+    assert math.isnan(variance[1])
 
 
 # Places.

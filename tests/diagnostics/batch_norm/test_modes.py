@@ -204,6 +204,49 @@ def test_a_module_that_came_later_is_not_asleep() -> None:
     assert known.fell_asleep() == []
 
 
+# The sanity check.
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_the_sanity_check_has_left_in_evaluation_mode_is_asleep_at_the_first_batch(training: bool) -> None:
+    net = Net()
+    net.backbone.train(training)
+    known = modes(net, begun=False)
+    known.begin_sanity_check()
+    net.eval()
+    known.end_sanity_check()
+    known.note(HERE)
+    known.begin_training()
+    left = ["backbone.1", "head.1", "backbone.2", "head.3"] if training else ["head.1", "head.3"]
+    assert known.fell_asleep() == left
+    assert {known.flip(path) for path in left} == {Flip("left so by the sanity check", "between")}
+    known.wake(left)
+    assert [net.backbone.training, net.head.training, net.training] == [training, True, True]
+
+
+def test_what_is_put_back_after_the_sanity_check_is_not_asleep() -> None:
+    net = Net()
+    known = modes(net, begun=False)
+    known.begin_sanity_check()
+    net.eval()
+    known.end_sanity_check()
+    net.train()
+    known.note(HERE)
+    known.begin_training()
+    assert (known.fell_asleep(), known.flip("head.1")) == ([], Flip())
+
+
+def test_what_is_put_to_sleep_after_the_sanity_check_is_meant_to_be() -> None:
+    net = Net()
+    known = modes(net, begun=False)
+    known.begin_sanity_check()
+    known.end_sanity_check()
+    net.eval()
+    known.note(HERE)
+    known.begin_training()
+    assert known.fell_asleep() == []
+
+
 # Frozen.
 
 
@@ -432,3 +475,14 @@ def test_norms_that_count_nothing_have_no_version() -> None:
     assert versions({"a": nn.BatchNorm1d(4, track_running_stats=False)}) == {}
     with torch.inference_mode():
         assert versions({"a": nn.BatchNorm1d(4)}) == {}
+
+
+def test_a_lazy_norm_is_first_written_to_by_itself() -> None:
+    norm = nn.LazyBatchNorm1d().eval()
+    assert versions({"a": norm}) == {}
+    norm(torch.randn(8, 4))
+    before = versions({"a": norm})
+    norm(torch.randn(8, 4))
+    assert versions({"a": norm}) == before
+    norm.train()(torch.randn(8, 4))
+    assert versions({"a": norm})["a"] > before["a"]

@@ -27,6 +27,7 @@ from lightning_diagnostics.diagnostics.batch_norm.rules import (
     eval_mode_in_training,
     extreme_momentum,
     frozen_but_drifting,
+    is_settling,
     ranks_differ,
     reused_norm,
     statistics_mismatch,
@@ -428,6 +429,50 @@ def test_updates_that_nobody_counted_are_not_waited_for() -> None:
     said = diagnosis(statistics_mismatch, mismatch(updates=None))
     assert said.evidence["updates"] is None
     assert "initial values" not in said.message
+
+
+@pytest.mark.parametrize(
+    ("since", "updates", "step", "counted"), [(43, 500, 500, 43), (None, 43, 500, 43), (None, None, 43, 43)]
+)
+def test_updates_are_those_of_the_run_if_they_are_counted(
+    since: int | None, updates: int | None, step: int, counted: int
+) -> None:
+    measured = mismatch(since=since, updates=updates, step=step, momentum=None if updates is None else 0.1)
+    assert statistics_mismatch.check(measured, LIMITS) == TooEarly(counted, 44, "updates")
+    later = {"since": 44} if since is not None else {"updates": 44} if updates is not None else {"step": 44}
+    assert speaks(statistics_mismatch, but(measured, **later))
+
+
+@pytest.mark.parametrize(
+    ("stale", "since", "said"), [(True, 5, True), (False, 0, True), (False, 5, False), (False, 44, True)]
+)
+def test_averaged_weights_wait_only_where_statistics_move_with_them(stale: bool, since: int, said: bool) -> None:
+    measured = mismatch(averaged=True, trained=False, stale=stale, since=since)
+    verdict = statistics_mismatch.check(measured, LIMITS)
+    assert isinstance(verdict, Diagnosis) is said
+    assert said or verdict == TooEarly(since, 44, "updates")
+
+
+@pytest.mark.parametrize(
+    ("settled_shift", "settled_ratio", "said"),
+    [
+        *((0.99, 1.99, False), (1.0, 2.0, False), (1.01, 1.0, True), (0.0, 2.01, True)),
+        *((None, 0.0, True), (0.0, None, True), (NAN, NAN, True)),
+    ],
+)
+def test_what_initial_values_still_weigh_after_a_while_accuses_nobody(
+    settled_shift: float | None, settled_ratio: float | None, said: bool
+) -> None:
+    measured = mismatch(settled_shift=settled_shift, settled_ratio=settled_ratio)
+    assert speaks(statistics_mismatch, measured) is said
+    assert is_settling(measured, LIMITS) is not said
+
+
+def test_statistics_that_fit_or_have_not_arrived_are_not_settling() -> None:
+    settled = {"settled_shift": 0.0, "settled_ratio": 0.0}
+    assert not is_settling(but(STATISTICS, **settled), LIMITS)
+    assert not is_settling(mismatch(momentum=0.001, updates=500, **settled), LIMITS)
+    assert speaks(statistics_mismatch, mismatch(momentum=0.001, updates=500, **settled)), "they never arrive"
 
 
 def test_a_norm_that_was_not_seen_to_train_is_judged_only_if_its_weights_are_averaged() -> None:
