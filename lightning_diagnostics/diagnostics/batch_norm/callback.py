@@ -37,7 +37,7 @@ from lightning_diagnostics.diagnostics.batch_norm.measure import (
     together,
     without_start,
 )
-from lightning_diagnostics.diagnostics.batch_norm.modes import Flip, Modes
+from lightning_diagnostics.diagnostics.batch_norm.modes import Flip, Modes, versions
 from lightning_diagnostics.diagnostics.batch_norm.training import TrainingLooks, epsilon, momentum_of
 from lightning_diagnostics.findings import Diagnosis, Finding, Rule, Severity
 from lightning_diagnostics.probes import NormWatch, RunningStatistics, Statistics, by_design, kind_of
@@ -158,6 +158,7 @@ class BatchNormGuard(DiagnosticCallback):
         self._evaluation: Evaluation | None = None
         self._looks = TrainingLooks()
         self._before: RunningStatistics | None = None
+        self._versions: dict[str, int] = {}
         self._passes = 0  # how often the optimizer has had the step run in this batch
         self._woken: list[str] = []
         self._in_vain: dict[str, int] = {}  # batches in a row in which the step undid what was mended
@@ -279,7 +280,7 @@ class BatchNormGuard(DiagnosticCallback):
         self._asleep_at_start = modes.fell_asleep()
         self._before, self._passes = None, 0
         if is_look(batch_idx, batches=insides.batches_per_epoch(trainer), every=self.every_n_train_steps):
-            self._before = RunningStatistics(modes.norms)
+            self._before, self._versions = RunningStatistics(modes.norms), versions(modes.norms)
             if self._watch is not None and not insides.is_compiled(pl_module):
                 self._watch.moments = False
                 self._watch.start(pl_module, functional=False, running=_running(trainer, "train"))
@@ -301,7 +302,9 @@ class BatchNormGuard(DiagnosticCallback):
             if norms:
                 called = {path for path, calls in norms.items() if not calls.by_batch}
             after, passes = RunningStatistics(self._modes.norms), max(1, self._passes)
-            self._looks.take(self._modes, before, after, norms, step=step, passes=passes)
+            now, alone = versions(self._modes.norms), insides.process_count(trainer) == 1  # else buffers are broadcast
+            written = {path: count - self._versions.get(path, count) for path, count in now.items()} if alone else None
+            self._looks.take(self._modes, before, after, norms, step=step, passes=passes, written=written)
             self._trained |= self._looks.trained
             if self._watch is not None:
                 self._watch.stop()
@@ -745,7 +748,7 @@ class BatchNormGuard(DiagnosticCallback):
             None if training is None else training[0],
             None if training is None else training[1],
             min(sizes) if sizes else None,
-            _updates(norm),
+            self._count(path, norm),
             momentum_of(norm),
             rows,
             averaged=self._is_averaged(path),
@@ -757,9 +760,14 @@ class BatchNormGuard(DiagnosticCallback):
             step=step,
         )
 
+    def _count(self, path: str, norm: nn.Module) -> int | None:
+        """How often a norm was updated; None if it does not count, as one with a ``forward`` of the user's may not."""
+        count = _updates(norm)
+        return None if count == 0 and path in self._trained else count
+
     def _since(self, path: str, norm: nn.Module) -> int | None:
         """How often a norm was updated in this run; all that it counts, if it has begun to count anew."""
-        start, now = self._counts.get(path), _updates(norm)
+        start, now = self._counts.get(path), self._count(path, norm)
         return now if start is None or now is None or now < start else now - start
 
     def _settled(

@@ -65,6 +65,7 @@ class TrainingLooks:
         *,
         step: int,
         passes: int = 1,
+        written: Mapping[str, int] | None = None,
     ) -> None:
         """Take up a look.
 
@@ -75,6 +76,8 @@ class TrainingLooks:
             seen: The calls in between.
             step: On the axis of ``self.log``.
             passes: How often the optimizer had the step run (LBFGS: several times).
+            written: How often each norm's count of batches was written to, a checkpoint's second forward pass included;
+                None if others write to it too.
         """
         for path, calls in seen.items():
             if calls.by_batch and calls.rows is not None:
@@ -86,7 +89,8 @@ class TrainingLooks:
         for path in (each for each in modes.norms if each in old and each in new):
             if old[path][0].shape == new[path][0].shape and _moved(old[path], new[path]):
                 self.trained.add(path)
-                self._take_update(path, modes.norms[path], old[path], new[path], seen.get(path))
+                if written is None or written.get(path, 0) <= 1:
+                    self._take_update(path, modes.norms[path], old[path], new[path], seen.get(path))
                 self._take_frozen(path, modes, old[path], new[path], step)
 
     def _take_update(

@@ -1,9 +1,11 @@
 """Programs at the edge of what is healthy, each of which was accused once."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from typing_extensions import override
 
 from lightning_diagnostics import BatchNormGuard
 from lightning_diagnostics.diagnostics.batch_norm.measure import LayerStatistics, without_start
@@ -99,3 +101,37 @@ def test_averaged_weights_whose_statistics_are_not_updated_are_accused_at_once(s
 def test_averaged_weights_whose_statistics_follow_wait_until_these_have_settled() -> None:
     measured = replace(OFF, trained=False, averaged=True, since=20)
     assert statistics_mismatch.check(measured, Limits()) == TooEarly(20, 44, "updates")
+
+
+# What is known of the training.
+
+
+class Keeping(BatchNormGuard):
+    """Keeps what is known of each norm at each validation."""
+
+    def __init__(self) -> None:
+        super().__init__(strict=True)
+        self.layers: list[LayerStatistics] = []
+
+    @override
+    def _layer(self, *args: Any) -> LayerStatistics:
+        self.layers.append(super()._layer(*args))
+        return self.layers[-1]
+
+
+def test_an_update_that_a_checkpoint_does_twice_tells_nothing_of_the_batch() -> None:
+    guard = Keeping()
+    train(named["Checkpointed"], 0, guard)
+    assert len(guard.layers) >= 12
+    assert {layer.train_mean_shift for layer in guard.layers} == {None}
+    assert guard.layers[-1].since == 2 * 22 * 5
+
+
+def test_a_norm_that_does_not_count_its_updates_is_judged_by_the_steps() -> None:
+    guard = Keeping()
+    train(named["OwnNorms"], 0, guard)
+    late = [layer for layer in guard.layers if layer.step > 0]
+    assert late
+    assert {(layer.since, layer.updates) for layer in late} == {(None, None)}
+    off = replace(late[-1], mean_shift=2.0)
+    assert isinstance(statistics_mismatch.check(off, Limits()), Diagnosis)
