@@ -103,7 +103,20 @@ class Modes:
     def fell_asleep(self) -> list[str]:
         """Norms and dropouts in evaluation mode that were not so at the first batch, and are not frozen."""
         asleep = [path for (path, _), training in zip(self._watched, self._known, strict=True) if not training]
-        return [path for path in asleep if self._baseline.get(path, False) and not self.is_frozen(path)]
+        meant = (self.is_frozen, self._follows_frozen)
+        return [path for path in asleep if self._baseline.get(path, False) and not any(each(path) for each in meant)]
+
+    def _follows_frozen(self, path: str) -> bool:
+        """Whether a module has no parameter, and all that come before it in the module that it is in are frozen."""
+        module, parent = self.everything[path], self.everything.get(path.rpartition(".")[0] or ROOT)
+        if parent is None or any(True for _ in module.parameters()):
+            return False
+        before: list[Tensor] = []
+        for each in parent.children():
+            if each is module:
+                break
+            before += each.parameters()
+        return bool(before) and not any(weight.requires_grad for weight in before)
 
     def is_frozen(self, path: str) -> bool:
         """Whether no parameter of a module requires a gradient; if it has none, none of the module that it is in."""
