@@ -28,7 +28,7 @@ class Head(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(64, 64, 3, padding=1)
+        self.conv: nn.Module = nn.Conv2d(64, 64, 3, padding=1)
         self.linear = nn.Linear(64 * 4 * 4, 10)
 
     def forward(self, features: Tensor) -> Tensor:
