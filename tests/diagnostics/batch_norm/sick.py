@@ -369,6 +369,10 @@ class Scripted(OfKind):
     def shape(self, rows: int) -> tuple[int, ...]:
         return rows, 64
 
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.jit.optimized_execution(False):  # else it fails in inference mode once it has run with gradients
+            return super().forward(inputs)
+
 
 # Evaluation mode in training.
 

@@ -86,7 +86,7 @@ def test_the_healthy_twin_logs_all_of_them(tmp_path: Path) -> None:
 
 
 @makes
-@pytest.mark.parametrize("entry", ["validate", "test"])
+@pytest.mark.parametrize("entry", [pytest.param("validate", marks=pytest.mark.slow), "test"])
 def test_no_metric_of_an_evaluation_alone_is_logged(make: Callable[..., Patient], entry: str, tmp_path: Path) -> None:
     stage = {"validate": "val", "test": "test"}[entry]
     run = trainer(BatchNormGuard(strict=True, on_finding="raise"), logger=_loggers(tmp_path))

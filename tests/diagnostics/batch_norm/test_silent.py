@@ -345,7 +345,9 @@ def test_nobody_is_accused_in_training_and_validation(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SILENT if name != "Gan"])
-@pytest.mark.parametrize("entry", ["validate", "test", "predict"])
+@pytest.mark.parametrize(
+    "entry", ["validate", *(pytest.param(each, marks=pytest.mark.slow) for each in ("test", "predict"))]
+)
 def test_nobody_is_accused_in_an_evaluation_alone(name: str, entry: str) -> None:
     guard = BatchNormGuard(strict=True)
     run = trainer(guard)

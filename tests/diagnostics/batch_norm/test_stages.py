@@ -49,7 +49,7 @@ def of(guard: BatchNormGuard, code: str = "BN101") -> list[Finding]:
 # Stages.
 
 
-@pytest.mark.parametrize("inference", [True, False])
+@pytest.mark.parametrize("inference", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("entry", ["fit", "validate", "test", "predict"])
 @pytest.mark.parametrize("make", [sick.TrainsAtTheStart, sick.LeavesModesAlone, sick.TrainsAtEveryBatch])
 def test_each_stage_alone_is_told_by_its_name(make: Callable[..., Patient], entry: str, inference: bool) -> None:
@@ -322,6 +322,10 @@ class ScriptedPart(Patient):
         net = super().build()
         part = torch.jit.script(nn.Sequential(nn.BatchNorm1d(64), nn.Dropout(0.2)))
         return nn.Sequential(part, net)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.jit.optimized_execution(False):  # else it fails in inference mode once it has run with gradients
+            return super().forward(inputs)
 
     def on_validation_start(self) -> None:
         if self.sick:

@@ -390,7 +390,7 @@ def _compared(make: Callable[..., Patient], folder: Path, entry: str, **settings
 named: Any = {"ids": lambda kind: kind.__name__}
 
 
-@pytest.mark.parametrize("make", [*ODD, *ILL], **named)
+@pytest.mark.parametrize("make", [*ODD, *(pytest.param(each, marks=pytest.mark.slow) for each in ILL)], **named)
 def test_training_is_the_same_to_the_last_bit(make: Callable[..., Patient], tmp_path: Path) -> None:
     assert _compared(make, tmp_path, "fit") == set()
 
