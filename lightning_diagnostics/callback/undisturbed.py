@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
@@ -32,6 +33,10 @@ class CannotRestoreError(RuntimeError):
     """There is more to put back than may be copied, or something that cannot be put back."""
 
 
+class LearningError(RuntimeError):
+    """The step would have let an optimizer change weights."""
+
+
 class ExchangeError(RuntimeError):
     """The step would have exchanged something with other processes, which may not be in such a step now."""
 
@@ -40,16 +45,19 @@ class ExchangeError(RuntimeError):
 def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     """Within it the module's steps may run; afterwards nothing of the run has changed, whatever was raised.
 
-    Put back are the generators of random numbers, buffers, and what the module and its submodules have as attributes:
-    numbers, tensors, lists, dicts, sets, objects of the user's classes and the states of metrics. ``self.log`` does
-    nothing, loggers are stood in for, nothing is printed, and a call that waits for other processes raises
-    `ExchangeError`. What the step does elsewhere (a file, a variable of a Python module) is done.
+    Put back are the generators of random numbers, buffers, gradients, and what the module and its submodules have as
+    attributes: numbers, tensors, lists, dicts, sets, objects of the user's classes and the states of metrics.
+    ``self.log`` does nothing, loggers are stood in for, nothing is printed, an optimizer that would step raises
+    `LearningError`, and a call that waits for other processes `ExchangeError`. What the step does elsewhere (a file, a
+    variable of a Python module), and weights that it writes to by itself, are not put back.
 
     Raises:
         CannotRestoreError: before anything has run, if not everything could be put back.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(_generators(trainer))
+        stack.callback(_gradients(pl_module))
+        stack.callback(register_optimizer_step_pre_hook(_refuse).remove)
         kept = _Kept()
         for module in kept.new(pl_module):
             stack.callback(_state(module, kept))
@@ -67,6 +75,10 @@ def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
     """What stands in for ``self.log``."""
+
+
+def _refuse(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    raise LearningError(f"the step lets {type(optimizer).__name__} change weights")
 
 
 class _Alone(TorchDispatchMode):
@@ -94,6 +106,19 @@ def _generators(trainer: Trainer) -> Callable[[], None]:
         random.setstate(before[2])
         if on_device is not None:
             torch.cuda.set_rng_state(on_device, device) if own is torch.cuda else torch.mps.set_rng_state(on_device)
+
+    return restore
+
+
+def _gradients(module: nn.Module) -> Callable[[], None]:
+    """Set the gradients aside; gives what puts them back."""
+    before = [(parameter, parameter.grad) for parameter in module.parameters()]
+    for parameter, _ in before:
+        parameter.grad = None
+
+    def restore() -> None:
+        for parameter, gradient in before:
+            parameter.grad = gradient
 
     return restore
 

@@ -34,6 +34,11 @@ class Names:
             self._root = weakref.ref(root)
             self._name_modules(root)
 
+    @property
+    def root(self) -> nn.Module | None:
+        """The model that was named last, while it lives."""
+        return self._root() if self._root is not None else None
+
     def end_pass(self) -> None:
         """Forget the modules outside of the model."""
         self._renamed = False
@@ -48,7 +53,7 @@ class Names:
             within: The modules whose forward is running, outermost first.
         """
         path = self._paths.get(module)
-        root = self._root() if self._root is not None else None
+        root = self.root
         if path is None and root is not None and not self._renamed:
             self._renamed = True  # once a pass: walking the model takes longer than the rest
             self._name_modules(root)  # it may have come since

@@ -113,6 +113,7 @@ class NormCalls:
         designed: Whether it can but normalise by the batch, having no running statistics.
         hard_coded: Whether a call normalised by the batch although the module is in evaluation mode.
         source: File and line, of a function.
+        by_mode: Whether the module that calls the function is in training mode, which it may have asked.
         rows: The smallest batch.
         moments: Of each call by running statistics: positions, mean and mean squared difference from it, by channel.
     """
@@ -126,6 +127,7 @@ class NormCalls:
     designed: bool = False
     hard_coded: bool = False
     source: str = ""
+    by_mode: bool = False
     rows: int | None = None
     moments: list[tuple[int, Tensor, Tensor]] = field(default_factory=list[tuple[int, Tensor, Tensor]])
 
@@ -148,12 +150,14 @@ class NoiseCalls:
         kind: The class, or the function.
         registered: Whether it is a module of the model.
         source: File and line, of a function.
+        by_mode: Whether the module that calls the function is in training mode, which it may have asked.
     """
 
     path: str
     kind: str
     registered: bool
     source: str = ""
+    by_mode: bool = False
 
 
 class NormWatch(Watch):
@@ -232,7 +236,12 @@ class NormWatch(Watch):
         elif not (inside is not None and inside.training and is_random(inside)) and _draws(function, args, kwargs):
             line, place = source()
             name = self._names.site(f"{path}/{function.__name__}", place, "", functional=True)
-            self.noises.setdefault(name, NoiseCalls(name, function.__name__, True, line))
+            self.noises.setdefault(name, NoiseCalls(name, function.__name__, True, line, self._in_training(inside)))
+
+    def _in_training(self, inside: nn.Module | None) -> bool:
+        """Whether the module that calls a function is in training mode; outside of any, the model."""
+        module = self._names.root if inside is None else inside
+        return module is not None and module.training
 
     def _see_norm_function(
         self,
@@ -258,6 +267,7 @@ class NormWatch(Watch):
         calls.source = line
         calls.designed = by_batch and not stats
         calls.hard_coded = calls.hard_coded or (by_batch and stats)
+        calls.by_mode = self._in_training(inside)
         self._count(calls, by_batch)
         inputs = given.get("input")
         if isinstance(inputs, Tensor) and inputs.dim() > 1:

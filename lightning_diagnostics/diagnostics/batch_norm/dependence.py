@@ -97,14 +97,16 @@ class Trial:
             raise CannotTryError(f"no module that {self.step_name} calls gives one row of numbers per sample")
         again, _ = self._run(batch, every, axes)
         noise = [_change(a, b, every.rows) for a, b in _pairs(control, again)]
-        any_moved = False
+        any_moved, worst = False, None
         for keep in _halves(axes.samples):
             way = _Way(_sources(keep), keep, "samples")
             calls, _ = self._run(batch, way, axes)
             any_moved = any_moved or any(_change(a, b, ~keep) > 0 for a, b in _pairs(control, calls))
             found = self._verdict(control, calls, noise, way)
-            if found is not None:
-                return self._located(found, batch, axes, way)
+            if found is not None and (worst is None or found.change > worst[0].change):
+                worst = found, way
+        if worst is not None:
+            return self._located(worst[0], batch, axes, worst[1])
         if not any_moved:
             raise CannotTryError("other samples in the batch do not change any output of a module")
         return None if drew or not axes.stacked else self._moved_on(batch, axes, control, noise)

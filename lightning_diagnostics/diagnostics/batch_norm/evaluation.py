@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_diagnostics.diagnostics.batch_norm.measure import Design, Part, WrongMode, together
 from lightning_diagnostics.diagnostics.batch_norm.modes import Flip, Modes, versions
 from lightning_diagnostics.probes import (
+    NoiseCalls,
     NormCalls,
     NormWatch,
     RunningStatistics,
@@ -96,61 +97,72 @@ class Evaluation:
 
     def end(self, batch_idx: int, *, step: int) -> Seen:
         """A batch has ended: what it has shown; one transfer at a look."""
+        norms: dict[str, NormCalls] = {}
+        noises: dict[str, NoiseCalls] = {}
         if self.watch is not None:
             self.watch.unhook()
+            norms, noises = self.watch.norms, self.watch.noises
         self.note_inside()
-        inside = Flip(f"set inside {self.step_name}, in batch {batch_idx}", "inside")
-        whole, at_all = self._training & self.modes.training(), self._training | self.modes.training()
-        norms = self.watch.norms if self.watch is not None else {}
-        noises = self.watch.noises if self.watch is not None else {}
         moved = self._moved()
         for path, calls in norms.items():
             self._take(path, calls)
         if self._called is not None and self.watch is not None:
             self._called |= norms.keys() | noises.keys() | self.watch.scripted
+        designs = together([path for path, calls in norms.items() if calls.designed])
+        seen = Seen(
+            self._grouped(self._wrong_norms(norms, moved), batch_idx, step),
+            self._grouped(self._wrong_noises(noises), batch_idx, step),
+            [
+                Design(where, layers, norms[layers[0]].kind, norms[layers[0]].source, self.stage, step)
+                for where, layers in designs
+            ],
+        )
+        if self.watch is not None:
+            self.watch.stop()
+        self.mended = {}
+        return seen
 
-        # Norms.
+    def _wrong_norms(self, norms: Mapping[str, NormCalls], moved: set[str]) -> dict[str, _Wrong]:
+        """Norms that normalised by the batch: by their calls, by their modes, or because their statistics moved."""
         wrong: dict[str, _Wrong] = {}
         for path, calls in norms.items():
             if calls.hard_coded:
-                wrong[path] = _Wrong(path, calls.kind, Flip("", "hard-coded"), calls.source, path in moved)
+                flip = _MODE if calls.by_mode else _HARD_CODED
+                wrong[path] = _Wrong(path, calls.kind, flip, calls.source, path in moved)
             elif calls.by_batch and not calls.designed:
-                flip = self._flip(path, inside) if calls.registered else _UNREGISTERED
+                flip = self._flip(path) if calls.registered else _UNREGISTERED
                 wrong[path] = _Wrong(path, calls.kind, flip, moved=path in moved, mended=path in self.mended)
+        whole, at_all = self._training & self.modes.training(), self._training | self.modes.training()
         for path, module in self.modes.norms.items():
             if path in wrong:
                 continue
             by_flag = path in whole and obeys_mode(module) and not by_design(module) and self._is_called(path)
             if path in moved or by_flag or (path in self.mended and self._is_called(path)):
-                flip = self._flip(path, inside) if path in at_all or path in self.mended else Flip("", "values")
+                flip = self._flip(path) if path in at_all or path in self.mended else Flip("", "values")
                 wrong[path] = _Wrong(path, kind_of(module), flip, "", path in moved, path in self.mended)
-        designs = [(path, calls) for path, calls in norms.items() if calls.designed]
+        return wrong
 
-        # Noise.
-        noisy: dict[str, _Wrong] = {}
+    def _wrong_noises(self, noises: Mapping[str, NoiseCalls]) -> dict[str, _Wrong]:
+        """Dropouts that drew noise: by their calls, or by their modes."""
+        wrong: dict[str, _Wrong] = {}
         for path, calls in noises.items():
-            flip = self._flip(path, inside) if calls.registered else _UNREGISTERED
-            flip = Flip("", "hard-coded") if calls.source else flip
-            noisy[path] = _Wrong(path, calls.kind, flip, calls.source, mended=path in self.mended)
+            flip = self._flip(path) if calls.registered else _UNREGISTERED
+            if calls.source:
+                flip = _MODE if calls.by_mode else _HARD_CODED
+            wrong[path] = _Wrong(path, calls.kind, flip, calls.source, mended=path in self.mended)
+        whole = self._training & self.modes.training()
         for path, module in self.modes.noises.items():
-            if path not in noisy and (path in self.mended or (path in whole and self._is_called(path))):
-                noisy[path] = _Wrong(path, kind_of(module), self._flip(path, inside), mended=path in self.mended)
-
-        if self.watch is not None:
-            self.watch.stop()
-        self.mended = {}
-        return Seen(
-            self._grouped(wrong, batch_idx, step),
-            self._grouped(noisy, batch_idx, step),
-            [
-                Design(where, layers, norms[layers[0]].kind, norms[layers[0]].source, self.stage, step)
-                for where, layers in together([path for path, _ in designs])
-            ],
-        )
+            if path not in wrong and (path in self.mended or (path in whole and self._is_called(path))):
+                wrong[path] = _Wrong(path, kind_of(module), self._flip(path), mended=path in self.mended)
+        return wrong
 
     def note_inside(self) -> None:
-        """Modes are looked at in the middle of a step."""
-        self.modes.note(Flip(f"set inside {self.step_name}, in batch {self._batch}", "inside"))
+        """Modes are looked at in the middle of a step, or after it."""
+        self.modes.note(self._inside)
+
+    @property
+    def _inside(self) -> Flip:
+        return Flip(f"set inside {self.step_name}, in batch {self._batch}", "inside")
 
     def _is_called(self, path: str) -> bool:
         """Whether a module takes part in the evaluation, as far as that can be seen."""
@@ -164,13 +176,13 @@ class Evaluation:
         found = self.modes.flip(path)
         return found if found.place else self._begins
 
-    def _flip(self, path: str, inside: Flip) -> Flip:
+    def _flip(self, path: str) -> Flip:
         """Where a module that was in training mode came into it."""
         if path in self.mended:
             return self.mended[path]
         if path in self.modes.training():
             return self.flip(path)
-        return Flip(f"{inside.place}, and put back", inside.cause)
+        return Flip(f"{self._inside.place}, and put back", self._inside.cause)
 
     def _moved(self) -> set[str]:
         """Norms whose running statistics were written to in this batch."""
@@ -240,6 +252,8 @@ class Evaluation:
         return running, parts
 
 
+_HARD_CODED = Flip("", "hard-coded")
+_MODE = Flip()  # of the module that calls a function: where that flipped is not noted
 _UNREGISTERED = Flip("it is no part of the model that eval() reaches", "unregistered")
 
 

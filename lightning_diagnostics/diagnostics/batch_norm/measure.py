@@ -195,7 +195,8 @@ class RankDifference:
     Attributes:
         where: The module; of many, the one that they are all in.
         layers: The norms by path.
-        shift: The largest difference of means between two ranks, in standard deviations (median over channels).
+        shift: The largest difference from rank zero: of means in standard deviations, or log ratio of variances, median
+            over channels.
         ranks: How many processes there are.
         step: On the axis of ``self.log``.
     """
