@@ -40,15 +40,11 @@ class Adversarial(Classifier):
             *(nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(128, 1)),
         )
 
-    def noise(self, count: int) -> Tensor:
-        """What images are made of."""
-        return torch.randn(count, 16, device=self.device)
-
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         real = batch[0]
         opt_g, opt_d = self.optimizers()
         self.toggle_optimizer(opt_d)
-        fake = self.generator(self.noise(len(real))).detach()
+        fake = self.generator(torch.randn(len(real), 16)).detach()
         loss = (
             functional.softplus(-self.discriminator(real)).mean() + functional.softplus(self.discriminator(fake)).mean()
         )
@@ -57,14 +53,14 @@ class Adversarial(Classifier):
         opt_d.step()
         self.untoggle_optimizer(opt_d)
         self.toggle_optimizer(opt_g)
-        loss = functional.softplus(-self.discriminator(self.generator(self.noise(len(real))))).mean()
+        loss = functional.softplus(-self.discriminator(self.generator(torch.randn(len(real), 16)))).mean()
         opt_g.zero_grad()
         self.manual_backward(loss)
         opt_g.step()
         self.untoggle_optimizer(opt_g)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        fake = self.generator(self.noise(len(batch[0])))
+        fake = self.generator(torch.randn(len(batch[0]), 16))
         self.log("real", self.discriminator(batch[0]).mean())
         self.log("fake", self.discriminator(fake).mean())
         self.log("score", likeness(fake, batch[0]))
@@ -261,19 +257,6 @@ class SoftExperts(Classifier):
         return torch.stack([expert(inputs) for expert in self.experts], 1).mul(weights[..., None]).sum(1)
 
 
-class HardExperts(SoftExperts):
-    """Each sample goes to one expert, with a norm of its own, so experts see parts of the batch."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        weight, chosen = self.router(inputs).softmax(1).max(1)
-        out = inputs.new_zeros(len(inputs), 10)
-        for index, expert in enumerate(self.experts):
-            mine = (chosen == index).nonzero()[:, 0]
-            if len(mine) > 1 or (len(mine) and not self.training):
-                out = out.index_copy(0, mine, expert(inputs[mine]))
-        return out * weight[:, None]
-
-
 class TestTimeViews(Classifier):
     """Predictions are a mean over shifted views, the same ones for every image, stacked along the batch."""
 
@@ -291,8 +274,6 @@ class TestTimeViews(Classifier):
 
 
 class Mixup(Classifier):
-    """Pairs of samples are mixed in training, and nothing is in the validation."""
-
     def build(self) -> nn.Module:
         return mlp()
 
@@ -315,7 +296,6 @@ PROGRAMS = (
     Program(TowersInModules, digits(32, valid=32), 5, 0.2),
     Program(Multitask, digits(), 5),
     Program(SoftExperts, digits(), 5),
-    Program(HardExperts, digits(256), 12, 0.7),
     Program(TestTimeViews, images(), 5, 0.8),
     Program(Mixup, digits(), 6, 0.85),
 )

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch import nn
 from typing_extensions import override
 
 from lightning_diagnostics import BatchNormGuard
-from lightning_diagnostics.diagnostics.batch_norm.measure import LayerStatistics, Part
-from lightning_diagnostics.findings import Rule
-from lightning_diagnostics.probes import Statistics
+from lightning_diagnostics.diagnostics.batch_norm import rules as room
+from lightning_diagnostics.diagnostics.batch_norm.measure import LayerStatistics
+from lightning_diagnostics.findings import Rule, TooEarly
 from tests.diagnostics.batch_norm.data import Program, train
 from tests.diagnostics.batch_norm.networks import NETWORKS
 from tests.helpers import accusations
@@ -35,8 +34,8 @@ class Extremes:
 
     Attributes:
         layers: How many norms were judged.
-        shift: Mean shift.
-        ratio: Log ratio of variances.
+        shift: Mean shift, without what the values at the start of the run still weigh.
+        ratio: Log ratio of variances, without it.
         train_shift: Mean shift of training batches.
         train_ratio: Log ratio of variances of training batches.
         smallest: The smallest batch; None if none was seen.
@@ -83,30 +82,31 @@ class Measuring(BatchNormGuard):
         return super().judge(trainer, rule, measured, step=step)
 
     @override
-    def _layer(
-        self, path: str, norm: nn.Module, running: Statistics, parts: Sequence[Part], rows: int, step: int
-    ) -> LayerStatistics:
-        layer = super()._layer(path, norm, running, parts, rows, step)
-        self._keep(layer)
-        return layer
+    def _draw(self, trainer: Trainer, layers: Sequence[LayerStatistics], step: int) -> None:
+        super()._draw(trainer, layers, step)
+        settling = any(room.is_settling(layer, self._limits) for layer in layers)
+        for layer in layers:
+            self._keep(layer, judged=not settling)
 
-    def _keep(self, layer: LayerStatistics) -> None:
+    def _keep(self, layer: LayerStatistics, *, judged: bool) -> None:
         worst, limits = self.extremes, self._limits
         if layer.smallest_batch is not None:
             worst.smallest = min(worst.smallest or layer.smallest_batch, layer.smallest_batch)
         if layer.mean_shift is None or layer.log_variance_ratio is None or not (layer.trained or layer.averaged):
             return
         both = layer.mean_shift, layer.log_variance_ratio
-        momentum, updates = layer.momentum, layer.updates or 0
-        left = 0.0 if momentum is None else (1 - momentum) ** updates
+        updates = layer.since or 0
+        left = 0.0 if layer.momentum is None or layer.since is None else (1 - layer.momentum) ** updates
         if layer.samples < limits.samples:
             if left <= limits.settled:
                 worst.few = _larger(worst.few, both)
             return
-        weight = next(weight for weight in WEIGHTS if left >= weight)
+        weight = next((weight for weight in WEIGHTS if left >= weight), 0.0)
         worst.settling[weight] = _larger(worst.settling.get(weight, (0.0, 0.0)), both)
-        if left > limits.settled and updates < limits.patience and not layer.averaged:
+        if not judged or isinstance(room.statistics_mismatch.check(layer, limits), TooEarly):
             return
+        if layer.settled_shift is not None and layer.settled_ratio is not None and left <= limits.settled:
+            both = min(both[0], layer.settled_shift), min(both[1], layer.settled_ratio)
         self.judged.add(layer.layer)
         worst.layers = len(self.judged)
         worst.shift, worst.ratio = _larger((worst.shift, worst.ratio), both)
