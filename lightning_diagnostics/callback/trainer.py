@@ -152,6 +152,11 @@ def is_overridden(module: LightningModule, hook: str) -> bool:
     return getattr(type(module), hook, None) is not getattr(LightningModule, hook, None)
 
 
+def steps(module: LightningModule, step: str, hook: str) -> str:
+    """What of the user's module runs between a callback's hooks of a batch: its step, and its own hook before that."""
+    return f"{step} or {hook}" if is_overridden(module, hook) else step
+
+
 def is_sharded(trainer: Trainer) -> bool:
     """Whether the weights are spread over the processes, so that no process can run the model by itself."""
     return any(name in type(trainer.strategy).__name__ for name in ("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP"))

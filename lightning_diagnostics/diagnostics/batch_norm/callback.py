@@ -1,29 +1,26 @@
 """`BatchNormGuard`: wrong modes, running statistics that do not fit, and predictions that depend on the batch."""
 
-import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
 from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, is_look, one_of, whole_number
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.budget import Budget
 from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
-from lightning_diagnostics.callback.undisturbed import CannotRestoreError, undisturbed
 from lightning_diagnostics.diagnostics.batch_norm import rules as room
+from lightning_diagnostics.diagnostics.batch_norm.asleep import Asleep
 from lightning_diagnostics.diagnostics.batch_norm.dependence import (
     CannotTryError,
     Dependence,
-    Trial,
-    find_axes,
 )
 from lightning_diagnostics.diagnostics.batch_norm.evaluation import STAGES, Evaluation
+from lightning_diagnostics.diagnostics.batch_norm.history import History
 from lightning_diagnostics.diagnostics.batch_norm.measure import (
     LayerStatistics,
     Momentum,
@@ -31,23 +28,20 @@ from lightning_diagnostics.diagnostics.batch_norm.measure import (
     Part,
     RankDifference,
     Reuse,
-    WrongMode,
     far_apart,
-    of_batches,
     together,
-    without_start,
 )
 from lightning_diagnostics.diagnostics.batch_norm.modes import Flip, Modes, versions
-from lightning_diagnostics.diagnostics.batch_norm.training import TrainingLooks, epsilon, momentum_of
+from lightning_diagnostics.diagnostics.batch_norm.training import TrainingLooks, momentum_of, updates
+from lightning_diagnostics.diagnostics.batch_norm.trying import try_batch
 from lightning_diagnostics.findings import Diagnosis, Finding, Rule, Severity
-from lightning_diagnostics.probes import NormWatch, RunningStatistics, Statistics, by_design, kind_of
+from lightning_diagnostics.probes import NormWatch, RunningStatistics, Statistics, by_design
 
 BatchDependence = Literal["once", "every", "off"]
 Measured = TypeVar("Measured")
 
 _CLOSES_AFTER = 2  # evaluations, or looks, in a row that do not repeat a finding
 _TRIES = 3  # batches of an evaluation that are tried with other samples, until one can be
-_VAIN = 2  # batches in a row
 _EVALUATION_LOOKS = (0, 1, 2)  # and the middle and the last batch
 
 
@@ -160,13 +154,9 @@ class BatchNormGuard(DiagnosticCallback):
         self._before: RunningStatistics | None = None
         self._versions: dict[str, int] = {}
         self._passes = 0  # how often the optimizer has had the step run in this batch
-        self._woken: list[str] = []
-        self._in_vain: dict[str, int] = {}  # batches in a row in which the step undid what was mended
-        self._asleep_at_start: list[str] = []
-        self._asleep: dict[str, int] = {}  # training batches in a row in which a module was in evaluation mode
-        self._weights: dict[str, Tensor] = {}
-        self._start: dict[str, Statistics] = {}
-        self._counts: dict[str, int | None] = {}  # of updates, at the start
+        self._asleep = Asleep(self._modes)
+        self._slept = True  # whether there may be a finding of it to be taken back
+        self._history = History(self._modes)
         self._begun = False  # the first training batch
         self._budget = Budget(self.max_layers)
         self._found: set[tuple[str, str]] = set()  # in this evaluation
@@ -196,13 +186,7 @@ class BatchNormGuard(DiagnosticCallback):
         self._module = id(pl_module)
         if not self._modes.everything:  # else the sanity check has done it
             self._take_up(pl_module)
-        if trainer.state.fn == "fit":
-            norms = {path: self._modes.weights(path) for path in self._modes.norms}
-            known = {path: weights for path, weights in norms.items() if weights and not any(map(is_lazy, weights))}
-            smallest = {path: min(weights, key=Tensor.numel) for path, weights in known.items()}
-            self._weights = {path: each.detach().clone() for path, each in smallest.items()}
-            self._start = RunningStatistics(self._modes.norms).read()
-            self._counts = {path: _updates(norm) for path, norm in self._modes.norms.items()}
+        self._history = History(self._modes)
 
     @override
     def detach(self) -> None:
@@ -275,9 +259,10 @@ class BatchNormGuard(DiagnosticCallback):
         if not self._begun:
             self._begun = True
             modes.begin_training()
-        if self.fix:
-            self._wake(trainer)
-        self._asleep_at_start = modes.fell_asleep()
+        if self.fix and self._asks(room.eval_mode_in_training):
+            for measured in self._asleep.wake():
+                self.judge(trainer, room.eval_mode_in_training, measured, step=insides.log_step(trainer))
+        self._asleep.begin()
         self._before, self._passes = None, 0
         if is_look(batch_idx, batches=insides.batches_per_epoch(trainer), every=self.every_n_train_steps):
             self._before, self._versions = RunningStatistics(modes.norms), versions(modes.norms)
@@ -294,7 +279,8 @@ class BatchNormGuard(DiagnosticCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step, looked = insides.log_step(trainer), self._before is not None
-        self._modes.note(Flip(f"set inside training_step, in batch {batch_idx}", "inside", step))
+        place = f"set inside {insides.steps(pl_module, 'training_step', 'on_train_batch_start')}, in batch {batch_idx}"
+        self._modes.note(Flip(place, "inside", step))
         called: set[str] | None = None
         if self._before is not None:
             before, self._before = self._before, None
@@ -308,63 +294,24 @@ class BatchNormGuard(DiagnosticCallback):
             self._trained |= self._looks.trained
             if self._watch is not None:
                 self._watch.stop()
-        self._count_asleep(trainer, called, step)
+        still, due = self._asleep.end(called, limit=self._limits.batches)
+        for measured in due:
+            self.judge(trainer, room.eval_mode_in_training, measured, step=step)
+        if still or self._slept:
+            self._slept = self._settle(room.eval_mode_in_training, still, step)
         if looked:
             self._judge_drift(trainer)
             self._judge_reuse(trainer, step)
 
-    def _wake(self, trainer: Trainer) -> None:
-        """Put back what fell into evaluation mode, and say so; not what the step itself puts there every time."""
-        asleep = self._modes.fell_asleep()
-        self._in_vain = {path: self._in_vain.get(path, 0) + (path in self._woken) for path in asleep}
-        self._woken = [path for path in asleep if self._in_vain.get(path, 0) < _VAIN]
-        if not self._woken or not self._asks(room.eval_mode_in_training):
-            return
-        flips = {path: self._modes.flip(path) for path in self._woken}
-        self._modes.wake(self._woken)
-        for measured in self._sleepers(self._woken, flips, batches=1, mended=True):
-            self.judge(trainer, room.eval_mode_in_training, measured, step=insides.log_step(trainer))
-
-    def _count_asleep(self, trainer: Trainer, called: set[str] | None, step: int) -> None:
-        """Count the batches that modules spent in evaluation mode, from start to end."""
-        if not self._asleep_at_start and not self._asleep:
-            return
-        now = set(self._asleep_at_start) & set(self._modes.fell_asleep())
-        if called is not None:  # a norm that is not called, or is put into training mode for its call, is well
-            now = {path for path in now if path not in self._modes.norms or path in called}
-        self._asleep = {path: self._asleep.get(path, 0) + 1 for path in now}
-        due = [path for path in self._asleep if self._asleep[path] <= self._limits.batches]
-        flips = {path: self._modes.flip(path) for path in due}
-        for count in sorted({self._asleep[path] for path in due}):
-            members = [path for path in due if self._asleep[path] == count]
-            for measured in self._sleepers(members, flips, batches=count):
-                self.judge(trainer, room.eval_mode_in_training, measured, step=step)
-        self._settle(room.eval_mode_in_training, now, step)
-
-    def _sleepers(
-        self, asleep: Sequence[str], flips: Mapping[str, Flip], *, batches: int, mended: bool = False
-    ) -> Iterator[WrongMode]:
-        for flip in dict.fromkeys(flips[path] for path in asleep):
-            for where, layers in together([path for path in asleep if flips[path] == flip]):
-                kind = kind_of(self._modes.everything[layers[0]])
-                yield WrongMode(
-                    *(where, layers, kind, "training", "training_step", flip.place, flip.cause, flip.step),
-                    batches=batches,
-                    mended=mended,
-                )
-
-    def _settle(self, rule: Rule, still: set[str], step: int) -> None:
-        """Take back what was found of a rule and is gone, after some times."""
+    def _settle(self, rule: Rule, still: set[str], step: int) -> bool:
+        """Take back what was found of a rule and is gone, after some times; gives whether any of it is open."""
+        is_open = False
         for finding in self.findings:
-            if finding.code != rule.code or finding.status != "open":
-                continue
-            names = str(finding.evidence.get("names", finding.where)).split(", ")
-            gone = not still & set(names)
-            self._quiet[finding.key] = self._quiet.get(finding.key, 0) + 1 if gone else 0
-            if self._quiet[finding.key] >= _CLOSES_AFTER:
-                self.close(finding, step=step)
-            elif not gone:
-                self.still(finding, step=step)
+            if finding.code == rule.code and finding.status == "open":
+                is_open = True
+                names = str(finding.evidence.get("names", finding.where)).split(", ")
+                self._close_if_quiet(finding, found=bool(still & set(names)), step=step)
+        return is_open
 
     def _judge_drift(self, trainer: Trainer) -> None:
         drifts = self._looks.drifts(self._modes)
@@ -405,7 +352,7 @@ class BatchNormGuard(DiagnosticCallback):
 
     def _judge_momentum(self, trainer: Trainer, step: int) -> None:
         known = ((path, self._modes.norms.get(path)) for path in sorted(self._looks.trained))
-        given = [(path, momentum_of(norm), _updates(norm)) for path, norm in known if norm is not None]
+        given = [(path, momentum_of(norm), updates(norm)) for path, norm in known if norm is not None]
         found = [Momentum(path, (path,), m, updates or 0, 0) for path, m, updates in given if m is not None]
         for group in self._alike(found, room.extreme_momentum):
             self.judge(trainer, room.extreme_momentum, group, step=step)
@@ -424,6 +371,7 @@ class BatchNormGuard(DiagnosticCallback):
             self._modes,
             stage=STAGES[stage],
             hook=hook,
+            inside=insides.steps(pl_module, f"{hook}_step", f"on_{hook}_batch_start"),
             overridden=insides.is_overridden(pl_module, f"on_{hook}_model_eval"),
             watch=None if insides.is_compiled(pl_module) else self._watch,
             broadcast=insides.process_count(trainer) > 1,
@@ -614,7 +562,10 @@ class BatchNormGuard(DiagnosticCallback):
             return
         self._tries += 1
         try:
-            found = self._tried_batch(trainer, pl_module, evaluation, batch, batch_idx, loader)
+            mends = self._mends if self.fix else None
+            found = try_batch(
+                trainer, pl_module, evaluation, batch, (batch_idx, loader), names=self._names, mends=mends
+            )
         except CannotTryError as fault:
             self._cannot[evaluation.hook] = str(fault)
             return
@@ -636,52 +587,6 @@ class BatchNormGuard(DiagnosticCallback):
         designed = tuple(path for path, norm in self._modes.norms.items() if by_design(norm))
         known = replace(found, step=step, designed=designed, wrong=self._wrong())
         self.judge(trainer, room.batch_dependent_prediction, known, step=step)
-
-    def _tried_batch(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        evaluation: Evaluation,
-        batch: Any,
-        batch_idx: int,
-        loader: int,
-    ) -> Dependence | None:
-        if insides.is_sharded(trainer):
-            raise CannotTryError("the weights are spread over processes, which would have to try it together")
-        if any(is_lazy(each) for each in (*pl_module.parameters(), *pl_module.buffers())):
-            raise CannotTryError("there are lazy modules that have not run yet")
-        loading = insides.loading(trainer, pl_module, loader)
-        axes = find_axes(batch, batch_size=loading.batch_size, stacked=loading.stacked)
-        try:
-            step = insides.evaluation_step(trainer, pl_module, batch_idx, loader)
-        except ValueError as fault:
-            raise CannotTryError(str(fault)) from fault
-        compiled = insides.is_compiled(pl_module)
-
-        @contextlib.contextmanager
-        def alone() -> Iterator[None]:
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(undisturbed(trainer, pl_module))
-                if compiled:
-                    stack.enter_context(torch.compiler.set_stance("force_eager"))
-                yield
-
-        def put_right(_: nn.Module) -> None:
-            for path, module in self._modes.everything.items():
-                module.training = module.training and not self._mends(path)
-
-        mend = put_right if self.fix else None
-        if compiled and not hasattr(torch.compiler, "set_stance"):
-            raise CannotTryError("the model is compiled, which can be stepped around from torch 2.6 on")
-        trial = Trial(pl_module, step, alone, evaluation.stage, evaluation.step_name, dict(self._names), mend)
-        try:
-            return trial.compare(batch, axes)
-        except CannotRestoreError as fault:
-            raise CannotTryError(str(fault)) from fault
-        except CannotTryError:
-            if axes.samples == axes.length:
-                raise
-            return trial.compare(batch, replace(axes, samples=axes.length))  # its step may want whole batches
 
     # Statistics, where the ranks meet.
 
@@ -716,82 +621,26 @@ class BatchNormGuard(DiagnosticCallback):
         """Draw and judge the statistics of an evaluation."""
         running = evaluated[0][1]
         layers: list[LayerStatistics] = []
-        for path, norm in self._modes.norms.items():
+        for path in self._modes.norms:
             parts = [part for _, _, each, _ in evaluated for part in each.get(path, [])]
             if path not in running or not parts:
                 continue
             rows = sum(rows.get(path, 0) for *_, rows in evaluated)
-            layers.append(self._layer(path, norm, running[path], parts, rows, step))
+            trained = path in self._trained
+            layers.append(
+                self._history.layer(path, running[path], parts, self._looks, rows=rows, trained=trained, step=step)
+            )
         settling = any(room.is_settling(layer, self._limits) for layer in layers)  # what comes after it is off as well
         if trainer.state.fn == "fit" and not settling:
-            found = set[str]()
-            for group in self._alike(layers, room.statistics_mismatch):
-                found.add(group.where)
-                self.judge(trainer, room.statistics_mismatch, group, step=step)
+            rule = room.statistics_mismatch
+            off = [layer for layer in layers if isinstance(rule.check(layer, self._limits), Diagnosis)]
+            for first in off[:1]:  # those behind it get what it makes of its inputs
+                measured = replace(first, where=first.layer, layers=tuple(layer.layer for layer in off))
+                self.judge(trainer, rule, measured, step=step)
             for finding in self.findings:
-                if finding.code == room.statistics_mismatch.code:
-                    self._close_if_quiet(finding, found=finding.where in found, step=step)
+                if finding.code == rule.code:
+                    self._close_if_quiet(finding, found=finding.where in {each.layer for each in off}, step=step)
         self._draw(trainer, layers, step)
-
-    def _layer(
-        self, path: str, norm: nn.Module, running: Statistics, parts: Sequence[Part], rows: int, step: int
-    ) -> LayerStatistics:
-        found = of_batches(running, parts, eps=epsilon(norm))
-        training, since = self._looks.recent(path), self._since(path, norm)
-        settled = self._settled(path, norm, running, parts, since)
-        sizes = [count for count, _ in self._looks.rows.get(path, [])]
-        return LayerStatistics(
-            path,
-            kind_of(norm),
-            found[0],
-            found[1],
-            None if training is None else training[0],
-            None if training is None else training[1],
-            min(sizes) if sizes else None,
-            self._count(path, norm),
-            momentum_of(norm),
-            rows,
-            averaged=self._is_averaged(path),
-            stale=self._is_stale(path, running),
-            trained=path in self._trained,
-            settled_shift=None if settled is None else settled[0],
-            settled_ratio=None if settled is None else settled[1],
-            since=since,
-            step=step,
-        )
-
-    def _count(self, path: str, norm: nn.Module) -> int | None:
-        """How often a norm was updated; None if it does not count, as one with a ``forward`` of the user's may not."""
-        count = _updates(norm)
-        return None if count == 0 and path in self._trained else count
-
-    def _since(self, path: str, norm: nn.Module) -> int | None:
-        """How often a norm was updated in this run; all that it counts, if it has begun to count anew."""
-        start, now = self._counts.get(path), self._count(path, norm)
-        return now if start is None or now is None or now < start else now - start
-
-    def _settled(
-        self, path: str, norm: nn.Module, running: Statistics, parts: Sequence[Part], since: int | None
-    ) -> tuple[float, float] | None:
-        """What `of_batches` gives without the values at the start of the run, if they are known to weigh something."""
-        start, momentum = self._start.get(path), momentum_of(norm)
-        if start is None or start[0].shape != running[0].shape or not since or momentum is None:
-            return None
-        if not 0 < momentum < 1:
-            return None
-        return of_batches(without_start(running, start, (1 - momentum) ** since), parts, eps=epsilon(norm))
-
-    def _is_averaged(self, path: str) -> bool:
-        """Whether the weights of a norm have moved in this run, without a gradient."""
-        known, weights = self._weights.get(path), self._modes.weights(path)
-        if path in self._trained or known is None or any(each.requires_grad for each in weights):
-            return False
-        weight = min(weights, key=Tensor.numel)
-        return weight.shape == known.shape and not torch.equal(weight.detach(), known.to(weight.device))
-
-    def _is_stale(self, path: str, running: Statistics) -> bool:
-        start = self._start.get(path)
-        return start is not None and all(map(np.array_equal, start, running))
 
     def _draw(self, trainer: Trainer, layers: Sequence[LayerStatistics], step: int) -> None:
         if not (trainer.is_global_zero and trainer.loggers):
@@ -826,16 +675,8 @@ class BatchNormGuard(DiagnosticCallback):
         self._quiet = {(code, where): count for code, where, count in state["quiet"]}
 
 
-def _updates(norm: nn.Module | None) -> int | None:
-    """How often the running statistics of a norm were updated."""
-    count = getattr(norm, "num_batches_tracked", None)
-    return int(count) if isinstance(count, Tensor) else None
-
-
 def _running(trainer: Trainer, stage: str) -> Callable[[], bool]:
     """Whether the Trainer is still in a stage, without holding it."""
-    import weakref
-
     alive = weakref.ref(trainer)
 
     def running() -> bool:

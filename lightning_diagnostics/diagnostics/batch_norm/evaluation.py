@@ -59,16 +59,26 @@ class Evaluation:
         modes: Of the model.
         stage: A value of `STAGES`.
         hook: What its hooks are called after: ``"validation"``, ``"test"`` or ``"predict"``.
+        inside: What runs between the start of a batch and its end, in words.
         overridden: Whether the user's module puts itself into evaluation mode.
         watch: What sees the calls; None where they cannot be seen (compiled code).
         broadcast: Whether buffers are broadcast in the first forward pass: then they are written to, and may move.
     """
 
     def __init__(
-        self, modes: Modes, *, stage: str, hook: str, overridden: bool, watch: NormWatch | None, broadcast: bool
+        self,
+        modes: Modes,
+        *,
+        stage: str,
+        hook: str,
+        inside: str,
+        overridden: bool,
+        watch: NormWatch | None,
+        broadcast: bool,
     ) -> None:
         self._broadcast = broadcast
         self.stage, self.hook, self.step_name = stage, hook, f"{hook}_step"
+        self._runs = inside
         self.modes, self.watch = modes, watch
         self.parts: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
         self.rows: dict[str, int] = {}
@@ -162,7 +172,7 @@ class Evaluation:
 
     @property
     def _inside(self) -> Flip:
-        return Flip(f"set inside {self.step_name}, in batch {self._batch}", "inside")
+        return Flip(f"set inside {self._runs}, in batch {self._batch}", "inside")
 
     def _is_called(self, path: str) -> bool:
         """Whether a module takes part in the evaluation, as far as that can be seen."""

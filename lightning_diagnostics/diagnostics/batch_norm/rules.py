@@ -363,8 +363,8 @@ def ranks_differ(measured: "RankDifference", limits: Limits) -> Verdict:
     statistics of rank zero, so it scores otherwise when it is loaded.
 
     ## What to do
-    ``Trainer(sync_batchnorm=True)``, which computes them together; or ``broadcast_buffers=True`` and automatic
-    optimisation; or average the buffers before validation.
+    ``Trainer(sync_batchnorm=True)``, which computes them together; or leave DDP's broadcast of buffers on, with
+    automatic optimisation; or average the buffers before validation.
 
     ## When it is wrong
     Statistics that are local on purpose (domains split over processes, federated training) differ by design. Small
@@ -375,7 +375,7 @@ def ranks_differ(measured: "RankDifference", limits: Limits) -> Verdict:
         f"The running statistics of {_names(measured)} differ between the {measured.ranks} processes in evaluation, by "
         f"{measured.shift:.2g} standard deviations."
     )
-    remedy = "Trainer(sync_batchnorm=True), or DDPStrategy(broadcast_buffers=True) with automatic optimisation."
+    remedy = "Trainer(sync_batchnorm=True), or DDP's own broadcast of buffers, which needs automatic optimisation."
     evidence: dict[str, Plain] = {
         "largest_difference": _number(measured.shift),
         "ranks-differ.shift": limits.ranks_shift,

@@ -151,6 +151,12 @@ def momentum_of(norm: nn.Module) -> float | None:
     return float(momentum) if isinstance(momentum, int | float) else None
 
 
+def updates(norm: nn.Module) -> int | None:
+    """How often the running statistics of a norm were updated."""
+    count = getattr(norm, "num_batches_tracked", None)
+    return int(count) if isinstance(count, Tensor) else None
+
+
 def epsilon(norm: nn.Module) -> float:
     """What a norm adds to a variance."""
     eps: Any = getattr(norm, "eps", None)

@@ -41,9 +41,11 @@ class Evaluated:
         self.modes = Modes()
         self.modes.take_up(net)
         self.watch = NormWatch({}) if watched else None
+        kinds = {"stage": "validation", "hook": "validation", "broadcast": False, **more}
         self.of = Evaluation(
             self.modes,
-            **{"stage": "validation", "hook": "validation", "broadcast": False, **more},
+            **kinds,
+            inside=f"{kinds['hook']}_step",
             overridden=overridden,
             watch=self.watch,
         )
@@ -344,7 +346,15 @@ def test_closing_brings_back_the_training_around_it() -> None:
     known.begin_training()
     net.norm.eval()
     known.note(Flip("set in training", "between", 3))
-    of = Evaluation(known, stage="validation", hook="validation", overridden=False, watch=None, broadcast=False)
+    of = Evaluation(
+        known,
+        stage="validation",
+        hook="validation",
+        inside="validation_step",
+        overridden=False,
+        watch=None,
+        broadcast=False,
+    )
     net.eval()
     of.begin(0, look=False)
     of.end(0, step=7)

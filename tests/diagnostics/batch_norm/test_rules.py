@@ -569,7 +569,7 @@ def test_statistics_that_differ_between_processes_are_described_whole() -> None:
         first_step=9,
         message="The running statistics of net.1, net.4 differ between the 2 processes in evaluation, by 0.23 standard "
         "deviations.",
-        remedy="Trainer(sync_batchnorm=True), or DDPStrategy(broadcast_buffers=True) with automatic optimisation.",
+        remedy="Trainer(sync_batchnorm=True), or DDP's own broadcast of buffers, which needs automatic optimisation.",
         evidence={
             "largest_difference": 0.234,
             "ranks-differ.shift": 0.1,
