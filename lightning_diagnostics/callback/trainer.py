@@ -4,9 +4,9 @@ import contextlib
 import math
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -159,7 +159,7 @@ def steps(module: LightningModule, step: str, hook: str) -> str:
 
 def is_sharded(trainer: Trainer) -> bool:
     """Whether the weights are spread over the processes, so that no process can run the model by itself."""
-    return any(name in type(trainer.strategy).__name__ for name in ("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP"))
+    return any(name in type(trainer.strategy).__name__ for name in ("FSDP", "DeepSpeed", "ModelParallel"))
 
 
 def evaluation_batches(trainer: Trainer, loader: int) -> int | None:
@@ -201,27 +201,21 @@ def _is_users_own(kind: type, hook: str) -> bool:
     return not home.startswith(("lightning.", "pytorch_lightning."))
 
 
-def evaluation_step(trainer: Trainer, module: LightningModule, batch_idx: int, loader: int) -> Callable[[Any], Any]:
-    """The step of the evaluation that is running, as a function of the batch, at the precision of the run.
+def evaluation_context(trainer: Trainer) -> contextlib.AbstractContextManager[Any]:
+    """What a step of an evaluation runs in, for the precision of the run."""
+    return trainer.precision_plugin.val_step_context()
 
-    Raises:
-        ValueError: if the step takes an iterator in place of a batch.
-    """
-    stage = STAGES[str(trainer.state.stage.value)] if trainer.state.stage is not None else "validation"
-    step: Any = getattr(module, f"{stage}_step")
-    names = [name for name, each in signature(step).parameters.items() if each.kind is not Parameter.VAR_KEYWORD]
-    if "dataloader_iter" in names:
-        raise ValueError(f"{stage}_step takes an iterator (dataloader_iter)")
-    loop: Any = _evaluation_loop(trainer)
-    given = (batch_idx, loader) if loop.num_dataloaders > 1 and getattr(loop, "_is_sequential", True) else (batch_idx,)
-    given = given if len(names) > 1 or "batch_idx" in names else ()
-    context = getattr(trainer.precision_plugin, f"{'val' if stage == 'validation' else stage}_step_context")
 
-    def run(batch: Any) -> Any:
-        with context():
-            return step(batch, *given)
+def in_stage(trainer: Trainer, stage: str) -> Callable[[], bool]:
+    """Whether the Trainer is still in a stage, without holding it."""
+    alive = weakref.ref(trainer)
 
-    return run
+    def running() -> bool:
+        trainer = alive()
+        now = None if trainer is None or trainer.interrupted else trainer.state.stage
+        return now is not None and now.value == stage
+
+    return running
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import functools
 import io
 import logging
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -26,7 +27,9 @@ _MOST_BYTES, _MOST_ITEMS = 512 << 20, 100_000
 _LONG = 10_000
 _SCALARS = (bool, int, float, str, bytes)
 _TORCH_OWN = frozenset({"_parameters", "_buffers", "_modules", "_trainer", "_fabric", "_jit_module"})
-_LIBRARIES = ("torch", "lightning", "pytorch_lightning", "numpy", "builtins")
+_LIBRARIES = frozenset({"torch", "lightning", "pytorch_lightning", "numpy"} | sys.stdlib_module_names) - {
+    *("__main__", "types", "argparse"),  # what is plain
+}
 
 
 class CannotRestoreError(RuntimeError):
@@ -34,33 +37,53 @@ class CannotRestoreError(RuntimeError):
 
 
 class LearningError(RuntimeError):
-    """The step would have let an optimizer change weights."""
+    """The step would have changed weights."""
 
 
 class ExchangeError(RuntimeError):
     """The step would have exchanged something with other processes, which may not be in such a step now."""
 
 
+class Traces:
+    """What has been left so far, and taking it back before the end.
+
+    Args:
+        kept: Copies of what may change.
+        restores: What puts it back.
+    """
+
+    def __init__(self, kept: "_Kept", restores: list[Callable[[], None]]) -> None:
+        self._kept, self._restores = kept, restores
+
+    def drew(self) -> bool:
+        """Whether a random number has been drawn, from any generator that is put back."""
+        return self._kept.drew()
+
+    def restore(self) -> None:
+        """Put back generators, buffers and attributes."""
+        _all(self._restores)
+
+
 @contextlib.contextmanager
-def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
-    """Within it the module's steps may run; afterwards nothing of the run has changed, whatever was raised.
+def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[Traces]:
+    """Within it modules may run; afterwards nothing of the run has changed, whatever was raised.
 
     Put back are the generators of random numbers, buffers, gradients, and what the module and its submodules have as
     attributes: numbers, tensors, lists, dicts, sets, objects of the user's classes and the states of metrics.
-    ``self.log`` does nothing, loggers are stood in for, nothing is printed, an optimizer that would step raises
-    `LearningError`, and a call that waits for other processes `ExchangeError`. What the step does elsewhere (a file, a
-    variable of a Python module), and weights that it writes to by itself, are not put back.
+    ``self.log`` does nothing, loggers are stood in for, and nothing is printed. An operation that would write to
+    weights, or an optimizer that would step, raises `LearningError` before it does; one that waits for other processes
+    raises `ExchangeError`. What is done elsewhere (a file, a variable of a Python module) is done.
 
     Raises:
         CannotRestoreError: before anything has run, if not everything could be put back.
     """
     with contextlib.ExitStack() as stack:
-        stack.callback(_generators(trainer))
+        kept = _Kept()
+        restores = [_generators(trainer, kept), *(_state(module, kept) for module in kept.new(pl_module))]
+        traces = Traces(kept, restores)
+        stack.callback(traces.restore)
         stack.callback(_gradients(pl_module))
         stack.callback(register_optimizer_step_pre_hook(_refuse).remove)
-        kept = _Kept()
-        for module in kept.new(pl_module):
-            stack.callback(_state(module, kept))
         for module in pl_module.modules():
             for name in ("log", "log_dict") if isinstance(module, LightningModule) else ():
                 stack.callback(_attribute(module, name, _nothing))
@@ -68,9 +91,8 @@ def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.CRITICAL)
-        if insides.process_count(trainer) > 1:
-            stack.enter_context(_Alone())
-        yield
+        stack.enter_context(_Alone(pl_module))
+        yield traces
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
@@ -82,32 +104,56 @@ def _refuse(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
 
 
 class _Alone(TorchDispatchMode):
-    """Raises before anything is exchanged with other processes."""
+    """Raises before anything is exchanged with other processes, or written to a module's weights."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._weights = {number for weight in module.parameters() if (number := _storage(weight)) is not None}
 
     @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace in ("c10d", "_c10d_functional"):
             raise ExchangeError(f"the step exchanges data with other processes ({func.name()})")
+        if func._schema.is_mutable and any(
+            _storage(each) in self._weights for each in _written(func, args, kwargs or {})
+        ):
+            raise LearningError(f"the step writes to weights ({func.name()})")
         return func(*args, **(kwargs or {}))
 
 
-def _generators(trainer: Trainer) -> Callable[[], None]:
+def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Any]:
+    """The tensors that an operation writes to."""
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[index] if index < len(args) else kwargs.get(argument.name)
+            yield from value if isinstance(value, list | tuple) else (value,)
+
+
+def _storage(value: Any) -> int | None:
+    """What tells the memory of a tensor from that of others; None for what has none of its own."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or torch.nn.parameter.is_lazy(value):
+        return None
+    try:
+        return value.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # a wrapper
+        return None
+
+
+def _generators(trainer: Trainer, kept: "_Kept") -> Callable[[], None]:
     """What puts the generators of random numbers back."""
     device = trainer.strategy.root_device
-    own = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
-    on_device: Any = None
-    if own is not None:
-        on_device = torch.cuda.get_rng_state(device) if own is torch.cuda else torch.mps.get_rng_state()
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
-
-    def restore() -> None:
-        torch.set_rng_state(before[0])
-        np.random.set_state(before[1])
-        random.setstate(before[2])
-        if on_device is not None:
-            torch.cuda.set_rng_state(on_device, device) if own is torch.cuda else torch.mps.set_rng_state(on_device)
-
-    return restore
+    restores = [
+        kept.generator(torch.get_rng_state, torch.set_rng_state),
+        kept.generator(np.random.get_state, np.random.set_state),
+        kept.generator(random.getstate, random.setstate),
+    ]
+    if device.type == "cuda":
+        restores.append(
+            kept.generator(lambda: torch.cuda.get_rng_state(device), lambda s: torch.cuda.set_rng_state(s, device))
+        )
+    elif device.type == "mps":
+        restores.append(kept.generator(torch.mps.get_rng_state, torch.mps.set_rng_state))
+    return functools.partial(_all, restores)
 
 
 def _gradients(module: nn.Module) -> Callable[[], None]:
@@ -173,7 +219,7 @@ def _scripted(module: nn.Module, kept: "_Kept") -> Callable[[], None]:
 
 
 def _is_state(name: str) -> bool:
-    return name not in _TORCH_OWN and not name.endswith("_hooks") and name not in ("log", "log_dict")
+    return name not in _TORCH_OWN and "_hooks" not in name and name not in ("log", "log_dict")
 
 
 class _Kept:
@@ -182,6 +228,7 @@ class _Kept:
     def __init__(self) -> None:
         self._seen: dict[int, Any] = {}  # holds them, lest a number be used again
         self._bytes = 0
+        self._moved: list[Callable[[], bool]] = []  # of each generator
 
     def new(self, root: nn.Module) -> list[nn.Module]:
         """The modules in one that were not seen yet."""
@@ -189,8 +236,26 @@ class _Kept:
         self._seen.update({id(module): module for module in found})
         return found
 
+    def generator(self, get: Callable[[], Any], put: Callable[[Any], object]) -> Callable[[], None]:
+        """What puts a generator of random numbers back."""
+        before = get()
+        self._moved.append(lambda: not _equal(before, get()))
+        return functools.partial(_call, put, before)
+
+    def drew(self) -> bool:
+        """Whether any generator has moved."""
+        return any(moved() for moved in self._moved)
+
     def contents(self, value: Any, depth: int) -> Callable[[], None]:
         """What puts the contents of an attribute back."""
+        try:
+            return self._contents(value, depth)
+        except CannotRestoreError:
+            raise
+        except Exception as fault:  # an object that does not let itself be looked at
+            raise CannotRestoreError(f"an attribute of the module cannot be copied ({fault})") from fault
+
+    def _contents(self, value: Any, depth: int) -> Callable[[], None]:
         if value is None or isinstance(value, _SCALARS) or id(value) in self._seen or not depth:
             return _nothing
         if isinstance(value, nn.Module):  # of a list, say: a metric that is not registered
@@ -204,11 +269,14 @@ class _Kept:
             self._count(value.nbytes)
             return functools.partial(np.copyto, value, value.copy()) if value.flags.writeable else _nothing
         if isinstance(value, torch.Generator):
-            return functools.partial(_call, value.set_state, value.get_state())
+            return self.generator(value.get_state, value.set_state)
         if isinstance(value, np.random.Generator):
-            return functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state)
-        if isinstance(value, random.Random):
-            return functools.partial(value.setstate, value.getstate())
+            bits = value.bit_generator
+            return self.generator(lambda: bits.state, lambda state: setattr(bits, "state", state))
+        if isinstance(value, np.random.RandomState):
+            return self.generator(value.get_state, value.set_state)
+        if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
+            return self.generator(value.getstate, value.setstate)
         if isinstance(value, Iterator):
             raise CannotRestoreError(f"the module has an iterator among its attributes ({type(value).__name__})")
         if isinstance(value, list | deque | set | dict | bytearray):
@@ -226,7 +294,9 @@ class _Kept:
         def restore() -> None:
             with torch.no_grad():
                 for each, old, version in copies:
-                    if version is None or _version(each) != version or _is_other(each, old):
+                    if each.shape != old.shape:
+                        each.set_(old.clone())  # pyright: ignore[reportCallIssue, reportArgumentType]  # one tensor will do
+                    elif version is None or _version(each) != version or _is_other(each, old):
                         (each.detach() if _is_dense(each) else each).copy_(old)  # a sparse one is not shared
 
         return restore
@@ -255,9 +325,27 @@ def _call(act: Callable[[Any], object], value: Any) -> None:
     act(value)
 
 
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two states of a generator are the same."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, tuple):
+        return all(map(_equal, one, other))
+    return bool(np.array_equal(one, other))
+
+
 def _all(acts: Iterable[Callable[[], None]]) -> None:
+    """Do everything; what goes wrong with one of them does not keep the others from it."""
+    faults: list[Exception] = []
     for act in acts:
-        act()
+        try:
+            act()
+        except Exception as fault:  # noqa: BLE001, PERF203  # raised below
+            faults.append(fault)
+    if faults:
+        raise faults[0]
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -29,16 +29,18 @@ from lightning_diagnostics.probes.norms import (
 from lightning_diagnostics.probes.reach import is_parameter, parts_of_graph
 from lightning_diagnostics.probes.readings import BUCKETS, Reading, Readings
 from lightning_diagnostics.probes.running import RunningStatistics, Statistics
-from lightning_diagnostics.probes.samples import Call, SampleWatch, Sketch, sketches
+from lightning_diagnostics.probes.samples import Call, CallKeeper, Kept, SampleWatch, Sketch, sketches
 
 __all__ = [
     "BUCKETS",
     "ROOT",
     "Blind",
     "Call",
+    "CallKeeper",
     "CallWatch",
     "GraphMark",
     "GraphMarks",
+    "Kept",
     "NoiseCalls",
     "NormCalls",
     "NormWatch",

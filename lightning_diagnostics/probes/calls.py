@@ -170,7 +170,7 @@ class CallWatch(Watch):
         return is_known(function)
 
     @override
-    def _leave(self, module: nn.Module, output: Any) -> None:
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         role = role_of_module(module) if isinstance(output, Tensor) else None
         if role is not None:
             self._guard(self._see_module, module, role, output)

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from lightning_diagnostics.probes.kinds import COMPILED, ROOT
 from lightning_diagnostics.probes.names import source
+from lightning_diagnostics.probes.readings import plain_tensor
 from lightning_diagnostics.probes.watch import Watch
 
 _BATCH, _INSTANCE = nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
@@ -214,14 +215,27 @@ class NormWatch(Watch):
         calls.designed = by_design(module)
         by_batch = calls.designed or (module.training and obeys_mode(module))
         self._count(calls, by_batch)
-        inputs = args[0] if args and isinstance(args[0], Tensor) else None
+        if args and isinstance(args[0], Tensor):
+            self._see_inputs(module, calls, args[0], by_batch)
+
+    @override
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        if args or not isinstance(kwargs.get("input"), Tensor) or not is_norm(module):
+            return
+        calls = self.norms.get(self._names.path(module, self._stack))
+        if calls is not None:
+            by_batch = calls.designed or (module.training and obeys_mode(module))
+            self._guard(self._see_inputs, module, calls, kwargs["input"], by_batch)
+
+    def _see_inputs(self, module: nn.Module, calls: NormCalls, given: Tensor, by_batch: bool) -> None:
+        inputs = plain_tensor(given)
         if inputs is None or inputs.dim() < 2:
             return
         calls.see_rows(inputs)
         running = running_statistics(module)
         fits = running is not None and inputs.is_floating_point() and inputs.shape[1] == running[0].shape[0]
         if self.moments and fits and not by_batch and inputs.numel():
-            calls.moments.append(_moments(inputs.detach()))
+            calls.moments.append(_moments(inputs))
 
     def _count(self, calls: NormCalls, by_batch: bool) -> None:
         calls.by_batch += by_batch
@@ -269,8 +283,8 @@ class NormWatch(Watch):
         calls.hard_coded = calls.hard_coded or (by_batch and stats)
         calls.by_mode = self._in_training(inside)
         self._count(calls, by_batch)
-        inputs = given.get("input")
-        if isinstance(inputs, Tensor) and inputs.dim() > 1:
+        inputs = plain_tensor(given["input"]) if isinstance(given.get("input"), Tensor) else None
+        if inputs is not None and inputs.dim() > 1:
             calls.see_rows(inputs)
 
 

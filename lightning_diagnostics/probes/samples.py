@@ -36,7 +36,7 @@ class Call:
     Attributes:
         path: Of the module.
         outermost: Whether no other module made it.
-        predicts: Whether the module has parameters, and so makes something of its inputs that was learned.
+        predicts: Whether it may make predictions: it is no loss and no metric.
         inputs: Sketches of the tensors that went in.
         outputs: Sketches of the tensors that came out.
     """
@@ -81,7 +81,7 @@ class SampleWatch(Watch):
             self._guard(self._see_inputs, args)
 
     @override
-    def _leave(self, module: nn.Module, output: Any) -> None:
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         inputs = self._inputs.pop()
         if self._deep or not self._stack:
             self._guard(self._keep, module, inputs, output)
@@ -90,13 +90,71 @@ class SampleWatch(Watch):
         self._inputs[-1].extend(sketches(args, self._samples))
 
     def _keep(self, module: nn.Module, inputs: list[Sketch], output: Any) -> None:
-        predicts = not isinstance(module, nn.modules.loss._Loss) and any(True for _ in module.parameters())
+        predicts = is_predictor(module)
         path = self._names.path(module, self._stack)
         self.calls.append(Call(path, not self._stack, predicts, inputs, sketches(output, self._samples)))
 
 
+@dataclass(eq=False)
+class Kept:
+    """A call of a module, to be made again.
+
+    Attributes:
+        module: The module.
+        args: Its arguments, as the call left them.
+        kwargs: Those by name.
+        training: The modes of its submodules in that call.
+    """
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    training: list[tuple[nn.Module, bool]]
+
+
+class CallKeeper(Watch):
+    """Keeps the calls of modules that no other module makes, with their arguments.
+
+    Args:
+        names: See `Watch`.
+        copied: Makes a copy of the arguments; None if the call is of no interest.
+    """
+
+    def __init__(self, names: dict[str, str], copied: Callable[[Any], Any]) -> None:
+        super().__init__(names)
+        self._copied = copied
+        self._modes: list[tuple[nn.Module, bool]] = []
+        self.calls: list[Kept] = []
+
+    @override
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if len(self._stack) == 1 and len(self.calls) < _KEPT:
+            self._modes = [(each, bool(getattr(each, "training", False))) for each in module.modules()]
+
+    @override
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        if not self._stack and len(self.calls) < _KEPT and is_predictor(module):
+            self._guard(self._keep, module, args, kwargs)
+
+    def _keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        copied = self._copied((args, dict(kwargs)))
+        if copied is not None:
+            self.calls.append(Kept(module, copied[0], copied[1], self._modes))
+
+
+def is_predictor(module: nn.Module) -> bool:
+    """Whether a module may make predictions: no loss and no metric, as far as its class tells."""
+    name = type(module).__name__.lower()
+    metric = hasattr(module, "compute") and hasattr(module, "update")
+    return not metric and not any(word in name for word in _NO_PREDICTORS)
+
+
+_KEPT = 16  # calls of a step
+_NO_PREDICTORS = ("loss", "criterion", "objective", "metric")
+
+
 def sketches(value: Any, samples: int) -> list[Sketch]:
-    """Sketches of the tensors in a value that have the samples along one of their axes, and one only."""
+    """Sketches of the tensors in a value that have the samples along one of their first two axes, and one only."""
     found = (sketch for tensor in tensors(value) if (sketch := _sketch(tensor, samples)) is not None)
     return [each for each, _ in zip(found, range(_PER_CALL), strict=False)]
 
@@ -120,7 +178,7 @@ def _sketch(tensor: Tensor, samples: int) -> Sketch | None:
     """None where the samples are along no axis, or along two: what pairs samples depends on both."""
     if tensor.is_nested or tensor.layout != torch.strided:  # a nested tensor has no shape
         return None
-    axes = [axis for axis in range(tensor.dim()) if tensor.shape[axis] == samples]
+    axes = [axis for axis in range(min(tensor.dim(), 2)) if tensor.shape[axis] == samples]
     if len(axes) != 1 or not (tensor.is_floating_point() or tensor.is_complex()):
         return None
     tensor = tensor.detach()

@@ -37,7 +37,7 @@ class Watch:
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A module is about to run."""
 
-    def _leave(self, module: nn.Module, output: Any) -> None:
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         """A module has run; it is off the stack already."""
 
     def wants(self, function: Callable[..., Any]) -> bool:
@@ -78,21 +78,21 @@ class Watch:
             except Exception as fault:  # noqa: BLE001  # see the class
                 self._fail(fault)
 
-        def after(module: nn.Module, args: Any, output: Any) -> None:
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if torch.compiler.is_compiling() or not stack or stack[-1] is not module:  # not seen to begin
                 return
             stack.pop()
             try:
                 if self._aside is module:
                     self._step_back()
-                self._leave(module, output)
+                self._leave(module, args, kwargs, output)
             except Exception as fault:  # noqa: BLE001  # see the class
                 self._fail(fault)
 
         hooks = nn.modules.module
         self._handles = [
             hooks.register_module_forward_pre_hook(before),
-            hooks.register_module_forward_hook(after, always_call=True),
+            hooks.register_module_forward_hook(after, with_kwargs=True, always_call=True),
         ]
         if functional:
             self._mode = _CallMode(self)

@@ -1,7 +1,6 @@
 """`BatchNormGuard`: wrong modes, running statistics that do not fit, and predictions that depend on the batch."""
 
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
@@ -18,6 +17,7 @@ from lightning_diagnostics.diagnostics.batch_norm.asleep import Asleep
 from lightning_diagnostics.diagnostics.batch_norm.dependence import (
     CannotTryError,
     Dependence,
+    TooSlowError,
 )
 from lightning_diagnostics.diagnostics.batch_norm.evaluation import STAGES, Evaluation
 from lightning_diagnostics.diagnostics.batch_norm.history import History
@@ -33,7 +33,7 @@ from lightning_diagnostics.diagnostics.batch_norm.measure import (
 )
 from lightning_diagnostics.diagnostics.batch_norm.modes import Flip, Modes, versions
 from lightning_diagnostics.diagnostics.batch_norm.training import TrainingLooks, momentum_of, updates
-from lightning_diagnostics.diagnostics.batch_norm.trying import try_batch
+from lightning_diagnostics.diagnostics.batch_norm.trying import Trying
 from lightning_diagnostics.findings import Diagnosis, Finding, Rule, Severity
 from lightning_diagnostics.probes import NormWatch, RunningStatistics, Statistics, by_design
 
@@ -41,6 +41,7 @@ BatchDependence = Literal["once", "every", "off"]
 Measured = TypeVar("Measured")
 
 _CLOSES_AFTER = 2  # evaluations, or looks, in a row that do not repeat a finding
+_FAILURES = 9  # trials that could not be made, after which no more is begun
 _TRIES = 3  # batches of an evaluation that are tried with other samples, until one can be
 _EVALUATION_LOOKS = (0, 1, 2)  # and the middle and the last batch
 
@@ -161,7 +162,8 @@ class BatchNormGuard(DiagnosticCallback):
         self._budget = Budget(self.max_layers)
         self._found: set[tuple[str, str]] = set()  # in this evaluation
         self._change: float | None = None
-        self._dependence: Dependence | None = None
+        self._trying: Trying | None = None
+        self._failures = 0  # of trials, in this process
         self._evaluated: tuple[str, dict[str, Statistics], dict[str, list[Part]], dict[str, int]] | None = None
         self._cannot: dict[str, str] = {}  # why a batch could not be tried, by kind of evaluation
         self._tries = 0
@@ -191,8 +193,9 @@ class BatchNormGuard(DiagnosticCallback):
     @override
     def detach(self) -> None:
         watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.unhook()
+        for each in (watch, self._trying):
+            if each is not None:
+                each.unhook()
         self._modes.restore()
         self._reset()
 
@@ -268,7 +271,7 @@ class BatchNormGuard(DiagnosticCallback):
             self._before, self._versions = RunningStatistics(modes.norms), versions(modes.norms)
             if self._watch is not None and not insides.is_compiled(pl_module):
                 self._watch.moments = False
-                self._watch.start(pl_module, functional=False, running=_running(trainer, "train"))
+                self._watch.start(pl_module, functional=False, running=insides.in_stage(trainer, "train"))
 
     @override
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -405,7 +408,7 @@ class BatchNormGuard(DiagnosticCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._end_batch(trainer, batch_idx)
+        self._end_batch(trainer, pl_module, batch_idx)
 
     @override
     def on_test_batch_end(
@@ -417,7 +420,7 @@ class BatchNormGuard(DiagnosticCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._end_batch(trainer, batch_idx)
+        self._end_batch(trainer, pl_module, batch_idx)
 
     @override
     def on_predict_batch_end(
@@ -429,7 +432,7 @@ class BatchNormGuard(DiagnosticCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._end_batch(trainer, batch_idx)
+        self._end_batch(trainer, pl_module, batch_idx)
 
     @override
     def evaluation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -468,7 +471,6 @@ class BatchNormGuard(DiagnosticCallback):
         evaluation = self._evaluation
         if evaluation is None:
             return
-        self._try(trainer, pl_module, evaluation, batch, batch_idx, loader)
         batches = insides.evaluation_batches(trainer, loader)
         look = batch_idx in _EVALUATION_LOOKS or (batches is not None and batch_idx in (batches // 2, batches - 1))
         evaluation.begin(batch_idx, look=look)
@@ -477,9 +479,11 @@ class BatchNormGuard(DiagnosticCallback):
         if evaluation.watch is not None and (look or self.fix):
             evaluation.watch.moments = look and evaluation.stage != "sanity check"
             stage = trainer.state.stage.value if trainer.state.stage is not None else ""
-            evaluation.watch.start(pl_module, functional=look and batch_idx == 0, running=_running(trainer, str(stage)))
+            running = insides.in_stage(trainer, str(stage))
+            evaluation.watch.start(pl_module, functional=look and batch_idx == 0, running=running)
+        self._begin_trying(trainer, pl_module, batch, loader)  # last, so that it sees what was mended
 
-    def _end_batch(self, trainer: Trainer, batch_idx: int) -> None:
+    def _end_batch(self, trainer: Trainer, pl_module: LightningModule, batch_idx: int) -> None:
         evaluation = self._evaluation
         if evaluation is None:
             return
@@ -490,7 +494,7 @@ class BatchNormGuard(DiagnosticCallback):
                 self._judge_once(trainer, rule, measured, step)
         for measured in seen.designs:
             self._judge_once(trainer, room.batch_statistics_in_evaluation, measured, step)
-        self._judge_dependence(trainer, step)
+        self._end_trying(trainer, pl_module, evaluation)
 
     def _wrong(self) -> tuple[str, ...]:
         """Where batch norm was found in training mode in this evaluation."""
@@ -546,47 +550,55 @@ class BatchNormGuard(DiagnosticCallback):
 
     # Whether predictions depend on the batch.
 
-    def _try(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        evaluation: Evaluation,
-        batch: Any,
-        batch_idx: int,
-        loader: int,
-    ) -> None:
-        """Try a batch with other samples, if it is time."""
+    def _begin_trying(self, trainer: Trainer, pl_module: LightningModule, batch: Any, loader: int) -> None:
+        """Keep the calls of this batch, if it is time to make them again with other samples."""
+        evaluation = self._evaluation
+        if evaluation is None or evaluation.stage == "sanity check" or self._tries >= _TRIES:
+            return
         due = self.batch_dependence == "every" or evaluation.hook not in self._tried
-        off = self.batch_dependence == "off" or not self._asks(room.batch_dependent_prediction)
-        if off or not due or self._tries >= _TRIES or evaluation.stage == "sanity check":
+        if self.batch_dependence == "off" or not due or not self._asks(room.batch_dependent_prediction):
             return
         self._tries += 1
         try:
-            mends = self._mends if self.fix else None
-            found = try_batch(
-                trainer, pl_module, evaluation, batch, (batch_idx, loader), names=self._names, mends=mends
-            )
+            self._trying = Trying(trainer, pl_module, batch, loader, self._names)
         except CannotTryError as fault:
-            self._cannot[evaluation.hook] = str(fault)
+            self._cannot_try(evaluation, fault)
+
+    def _end_trying(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
+        trying, self._trying = self._trying, None
+        if trying is None:
+            return
+        try:
+            found = trying.compare(trainer, pl_module, evaluation.stage)
+        except CannotTryError as fault:
+            self._cannot_try(evaluation, fault)
             return
         self._tries = _TRIES
         self._tried.add(evaluation.hook)
         self._cannot.pop(evaluation.hook, None)
         self._change = 0.0 if found is None else found.change
-        self._dependence = found
-        if found is None:
-            for finding in self.findings:
-                if finding.code == room.batch_dependent_prediction.code:
-                    self._close_if_quiet(finding, found=False, step=insides.log_step(trainer))
+        self._judge_dependence(trainer, evaluation, found)
 
-    def _judge_dependence(self, trainer: Trainer, step: int) -> None:
-        """Judge what a trial has found, when the modes of the batch are known."""
-        found, self._dependence = self._dependence, None
-        if found is None:
-            return
-        designed = tuple(path for path, norm in self._modes.norms.items() if by_design(norm))
-        known = replace(found, step=step, designed=designed, wrong=self._wrong())
-        self.judge(trainer, room.batch_dependent_prediction, known, step=step)
+    def _cannot_try(self, evaluation: Evaluation, why: CannotTryError) -> None:
+        """Remember why; what has failed often enough, or takes too long, is not tried again in this run."""
+        self._cannot[evaluation.hook] = str(why)
+        self._failures += 1
+        if isinstance(why, TooSlowError) or self._failures >= _FAILURES:
+            self._tries = _TRIES
+            self._tried.add(evaluation.hook)
+
+    def _judge_dependence(self, trainer: Trainer, evaluation: Evaluation, found: Dependence | None) -> None:
+        """Judge what a trial has found, when the modes of the batch are known; take back what it has not."""
+        step, rule = insides.log_step(trainer), room.batch_dependent_prediction
+        where = None
+        if found is not None:
+            designed = tuple(path for path, norm in self._modes.norms.items() if by_design(norm))
+            known = replace(found, step=step, designed=designed, wrong=self._wrong())
+            verdict = self.judge(trainer, rule, known, step=step)
+            where = verdict.where if isinstance(verdict, Finding) else None
+        for finding in self.findings:
+            if finding.code == rule.code and finding.evidence.get("stage") == evaluation.stage:
+                self._close_if_quiet(finding, found=finding.where == where, step=step)
 
     # Statistics, where the ranks meet.
 
@@ -673,18 +685,6 @@ class BatchNormGuard(DiagnosticCallback):
         self._trained = set(state["trained"])
         self._reused = set(state["reused"])
         self._quiet = {(code, where): count for code, where, count in state["quiet"]}
-
-
-def _running(trainer: Trainer, stage: str) -> Callable[[], bool]:
-    """Whether the Trainer is still in a stage, without holding it."""
-    alive = weakref.ref(trainer)
-
-    def running() -> bool:
-        trainer = alive()
-        stages = None if trainer is None or trainer.interrupted else trainer.state.stage
-        return stages is not None and stages.value == stage
-
-    return running
 
 
 def _listed(names: Sequence[str]) -> str:

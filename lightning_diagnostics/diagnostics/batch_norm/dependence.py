@@ -1,27 +1,42 @@
-"""Whether the prediction for a sample depends on the others in its batch: the same step with others in their place."""
+"""Whether the prediction for a sample depends on the others in its batch: the same calls with others in their place."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lightning_diagnostics.probes import ROOT, Call, SampleWatch, Sketch, sketches
+from lightning_diagnostics.probes import ROOT, Call, Kept, SampleWatch, Sketch
 
-SAMPLES = 31
-"""Samples that are tried at the most; a prime, lest another axis of a tensor be as long."""
-
-_PRIMES = (31, 29, 23, 19, 17, 13, 11)
+_PRIMES = (31, 29, 23, 19, 17, 13, 11)  # samples that are tried: primes, lest another axis of a tensor be as long
+_FEW = 4  # samples, up to which they are not looked for along the second axis: it may be channels
+_FINE = 1e-5  # the rounding of a dtype, above which it has 16 bits
 _ROUNDINGS, _COARSE_ROUNDINGS = 100.0, 2.0  # of a dtype (of 16 bits), below which two numbers are the same
-_SECONDS = 5.0  # that a step may take to be run four times more
+_SECONDS = 5.0  # that a call may take to be made four times more
 _AGAIN = 10.0  # times what two runs of the same batch differ by
 
 
 class CannotTryError(Exception):
-    """Why the batch cannot be tried."""
+    """Why a batch cannot be tried."""
+
+
+class TooSlowError(CannotTryError):
+    """A call takes too long to be made again, in any batch."""
+
+
+class Traces(Protocol):
+    """What a call may leave, and how to take it back in between."""
+
+    def drew(self) -> bool:
+        """Whether a random number has been drawn."""
+        ...
+
+    def restore(self) -> None:
+        """Put everything back."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,100 +66,106 @@ class Dependence:
     wrong: tuple[str, ...] = ()
 
 
-Step = Callable[[Any], Any]
-
-
 @dataclass(frozen=True)
 class Trial:
-    """A step that can be run on any batch without a trace.
+    """A call of a module that can be made again without a trace.
 
     Attributes:
         model: The model.
-        step: The step, as a function of the batch.
-        alone: What to run it in: it puts back what the step changes.
+        call: The call; its arguments have `Sampled` in the place of tensors with samples.
+        traces: What the call is made in.
         stage: The name of the evaluation.
-        step_name: The name of the step.
         names: The names of modules outside of the model, as they were given.
-        mend: Called with a module that is in training mode before it runs, if that is to be put right.
+        length: How many samples it was given.
+        stacked: Whether samples are stacked along the first axis for certain.
     """
 
     model: nn.Module
-    step: Step
-    alone: Callable[[], AbstractContextManager[None]]
+    call: Kept
+    traces: Traces
     stage: str
-    step_name: str
     names: dict[str, str]
-    mend: Callable[[nn.Module], None] | None = None
+    length: int
+    stacked: bool
 
-    def compare(self, batch: Any, axes: "Axes") -> Dependence | None:
-        """Try a batch: None if no prediction depends on what else is in it.
+    def compare(self, samples: int | None = None) -> Dependence | None:
+        """Try the call: None if no prediction depends on what else is in the batch.
 
         Half of the samples stay where they are, and the others are replaced by copies of their neighbours, so that
         lengths that are sorted stay sorted; then the other half. Last, all samples move on by one place, if nothing
         random is drawn and the samples are stacked for certain.
 
+        Args:
+            samples: How many samples are tried: of the first, a prime number, or else all.
+
         Raises:
-            CannotTryError: if no module with parameters gives one row of numbers per sample, replacing changes nothing,
-                or the step takes too long or fails.
+            CannotTryError: if nothing comes out that has one row for each sample, replacing changes nothing, or the
+                call fails with other samples.
+            TooSlowError: if it takes too long.
         """
-        every = _Way(torch.arange(axes.samples), slice(None), "samples")
-        begun = time.perf_counter()
-        control, drew = self._run(batch, every, axes)
-        taken = time.perf_counter() - begun
+        count = samples or next((prime for prime in _PRIMES if prime <= self.length), self.length)
+        every = _Way(torch.arange(count), slice(None), "samples")
+        try:
+            begun = time.perf_counter()
+            control, drew = self._run(every)
+            taken = time.perf_counter() - begun
+        except CannotTryError:
+            if count == self.length:
+                raise
+            return self.compare(self.length)  # it may want whole batches
         if taken > _SECONDS:
-            raise CannotTryError(f"one {self.step_name} takes {taken:.0f} s, and it would have to run four times more")
-        if not any(call.outermost and call.predicts and call.outputs for call in control):
-            raise CannotTryError(f"no module that {self.step_name} calls gives one row of numbers per sample")
-        again, _ = self._run(batch, every, axes)
+            raise TooSlowError(f"a call of {control[-1].path} takes {taken:.0f} s, and would be made four times more")
+        if not any(call.outermost and call.outputs for call in control):
+            raise CannotTryError("no module that the step calls gives one row of numbers per sample")
+        again, _ = self._run(every)
         noise = [_change(a, b, every.rows) for a, b in _pairs(control, again)]
         any_moved, worst = False, None
-        for keep in _halves(axes.samples):
+        for keep in _halves(count):
             way = _Way(_sources(keep), keep, "samples")
-            calls, _ = self._run(batch, way, axes)
+            calls, _ = self._run(way)
             any_moved = any_moved or any(_change(a, b, ~keep) > 0 for a, b in _pairs(control, calls))
             found = self._verdict(control, calls, noise, way)
             if found is not None and (worst is None or found.change > worst[0].change):
                 worst = found, way
         if worst is not None:
-            return self._located(worst[0], batch, axes, worst[1])
+            return self._located(worst[0], worst[1], every)
         if not any_moved:
             raise CannotTryError("other samples in the batch do not change any output of a module")
-        return None if drew or not axes.stacked else self._moved_on(batch, axes, control, noise)
+        return None if drew or not self.stacked else self._moved_on(control, noise, every)
 
-    def _moved_on(self, batch: Any, axes: "Axes", control: list[Call], noise: Sequence[float]) -> Dependence | None:
+    def _moved_on(self, control: list[Call], noise: Sequence[float], every: "_Way") -> Dependence | None:
         """Whether it matters in which place of the batch a sample is."""
-        way = _Way(torch.arange(axes.samples).roll(1), slice(None), "place")
+        way = _Way(every.order.roll(1), slice(None), "place")
         try:
-            calls, _ = self._run(batch, way, axes)
+            calls, _ = self._run(way)
         except CannotTryError:  # a batch that has to be sorted, say
             return None
         found = self._verdict(control, calls, noise, way)
-        return None if found is None else self._located(found, batch, axes, way)
+        return None if found is None else self._located(found, way, every)
 
-    def _run(self, batch: Any, way: "_Way", axes: "Axes", *, deep: bool = False) -> tuple[list[Call], bool]:
+    def _run(self, way: "_Way", *, deep: bool = False) -> tuple[list[Call], bool]:
         """What modules made of the samples, in their own places, and whether random numbers were drawn."""
-        count = len(way.order)
-        watch = SampleWatch(dict(self.names), count, deep=deep, mend=self.mend)
-        with self.alone():
-            before = torch.get_rng_state()
-            watch.start(self.model, functional=False, running=lambda: True)
-            try:
-                output = self._step(_taken(batch, way.order, axes))
-                watch.unhook()
-                drew = not torch.equal(before, torch.get_rng_state())
-                calls = list(watch.calls)
-            finally:
-                watch.stop()
-        if self.stage == "prediction":
-            calls.append(Call(ROOT, True, True, [], sketches(output, count)))
+        self.traces.restore()
+        for module, training in self.call.training:
+            if hasattr(module, "training"):
+                module.training = training
+        watch = SampleWatch(dict(self.names), len(way.order), deep=deep)
+        args, kwargs = _filled((self.call.args, self.call.kwargs), way.order)
+        watch.start(self.model, functional=False, running=lambda: True)
+        try:
+            self._make(args, kwargs)
+            watch.unhook()
+            drew, calls = self.traces.drew(), list(watch.calls)
+        finally:
+            watch.stop()
         return ([_reordered(call, way.order) for call in calls] if way.cause == "place" else calls), drew
 
-    def _step(self, batch: Any) -> Any:
+    def _make(self, args: Any, kwargs: Any) -> None:
         try:
-            return self.step(batch)
-        except Exception as fault:  # the user's step may want whole batches, or to exchange something
+            self.call.module(*args, **kwargs)
+        except Exception as fault:  # it may want whole batches, or to exchange something
             said = f"{type(fault).__name__}: {fault}"
-            raise CannotTryError(f"{self.step_name} fails with other samples ({said})") from fault
+            raise CannotTryError(f"{type(self.call.module).__name__} fails with other samples ({said})") from fault
 
     def _verdict(
         self, control: Sequence[Call], calls: Sequence[Call], noise: Sequence[float], way: "_Way"
@@ -152,20 +173,19 @@ class Trial:
         found: dict[str, float] = {}
         for (a, b), floor in zip(_pairs(control, calls), noise, strict=False):
             change = _change(a, b, way.rows)
-            if a.outermost and a.predicts and change > _AGAIN * floor:
+            if a.outermost and change > _AGAIN * floor:
                 found[a.path] = max(change, found.get(a.path, 0.0))
         if not found:
             return None
         return Dependence(self.stage, max(found.values()), way.cause, ROOT, tuple(found), len(way.order))
 
-    def _located(self, found: Dependence, batch: Any, axes: "Axes", way: "_Way") -> Dependence:
+    def _located(self, found: Dependence, way: "_Way", every: "_Way") -> Dependence:
         """The same, with the first module whose output changes while what goes into it does not."""
-        every = _Way(torch.arange(axes.samples), slice(None), "samples")
-        control, calls = (self._run(batch, each, axes, deep=True)[0] for each in (every, way))
+        control, calls = (self._run(each, deep=True)[0] for each in (every, way))
         guilty = (
             a.path for a, b in _pairs(control, calls) if _change(a, b, way.rows) > 0 and _inputs(a, b, way.rows) <= 0
         )
-        return replace(found, where=next(guilty, ROOT))
+        return replace(found, where=next(guilty, found.outputs[0]))
 
 
 @dataclass(frozen=True)
@@ -207,7 +227,7 @@ def _difference(one: Sketch, other: Sketch, rows: Any) -> float:
     if one.product.shape != other.product.shape or not bool((one.product.isfinite() & other.product.isfinite()).all()):
         return 0.0
     apart = (one.product - other.product)[rows].abs()
-    roundings = _ROUNDINGS if one.epsilon < 1e-5 else _COARSE_ROUNDINGS
+    roundings = _ROUNDINGS if one.epsilon < _FINE else _COARSE_ROUNDINGS
     rounding = roundings * one.epsilon * one.size[rows]
     if not bool((apart > rounding).any()):
         return 0.0
@@ -246,85 +266,145 @@ def _sources(keep: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Axes:
+class Samples:
     """Where the samples of a batch lie.
 
     Attributes:
-        length: Samples in the batch.
-        samples: Those of them that are tried.
-        stacked: Whether they lie along the first axis of every tensor, for certain.
+        count: How many there are.
+        stacked: Whether they lie along the first axis of every tensor of the batch, for certain.
+        stacks: The memory of the tensors for which that is certain.
     """
 
-    length: int
-    samples: int
+    count: int
     stacked: bool
+    stacks: frozenset[int] = frozenset()
 
-    def of(self, tensor: Tensor) -> int | None:
-        """The axis of a tensor; None if it has none."""
-        if self.stacked:
-            return 0 if tensor.dim() and tensor.shape[0] == self.length else None
-        axes = [axis for axis in range(min(tensor.dim(), 2)) if tensor.shape[axis] == self.length]
-        return axes[0] if axes else None
+    def axis(self, tensor: Tensor) -> int | None:
+        """The axis of a tensor that they lie along; None if there is none, or it may be either of two."""
+        axes = [axis for axis in range(min(tensor.dim(), 2)) if tensor.shape[axis] == self.count]
+        if tensor.data_ptr() in self.stacks:
+            axes = [axis for axis in axes if axis == 0]
+        if len(axes) != 1 or (axes[0] == 1 and (self.count <= _FEW or (self.stacked and tensor.dim() < 3))):
+            return None
+        return axes[0]
+
+    def kept(self, given: Any) -> Any:
+        """Arguments of a call, copied, with the samples marked; None if there are none."""
+        try:
+            marked, found = _marked(given, self)
+        except Exception:  # noqa: BLE001  # what cannot be made anew is not tried
+            return None
+        return marked if found else None
 
 
-def find_axes(batch: Any, *, batch_size: int | None, stacked: bool) -> Axes:
+@dataclass(frozen=True)
+class Sampled:
+    """A tensor, or a list, with samples.
+
+    Attributes:
+        value: A copy.
+        axis: Along which they lie; None for the items of a list.
+    """
+
+    value: Any
+    axis: int | None
+
+    def take(self, order: Tensor) -> Any:
+        """The samples in an order, copied."""
+        if self.axis is None:
+            return type(self.value)([self.value[index] for index in order.tolist()])
+        return self.value.index_select(self.axis, order.to(self.value.device))
+
+
+def find_samples(batch: Any, *, batch_size: int | None, stacked: bool) -> Samples:
     """Where the samples of a batch lie.
 
     Raises:
         CannotTryError: if that cannot be told for certain, or there is one sample only.
     """
-    leaves = list(_leaves(batch))
-    strange = [each for each in leaves if not isinstance(each, Tensor | str | int | float | bool | bytes | None)]
-    if strange:
-        raise CannotTryError(f"a batch holds an object of the class {type(strange[0]).__name__}")
-    found = [each for each in leaves if isinstance(each, Tensor) and each.dim()]
+    found = [each for each in _leaves(batch) if isinstance(each, Tensor) and not each.is_nested and each.dim()]
     if not found:
         raise CannotTryError("a batch holds no tensor")
     if stacked:
         lengths = {tensor.shape[0] for tensor in found}
         if len(lengths) > 1:
             raise CannotTryError("the tensors of a batch have different numbers of samples")
-        length = lengths.pop()
+        count = lengths.pop()
     elif batch_size is None:
         raise CannotTryError("the loader does not say how many samples a batch has")
     else:
-        length = batch_size
-        if any(list(tensor.shape[:2]).count(length) > 1 for tensor in found):
-            raise CannotTryError(f"two axes of a tensor in a batch are {length} long, and either may be the samples")
-        if not any(length in tensor.shape[:2] for tensor in found):
-            raise CannotTryError(f"no tensor of a batch has the loader's {length} samples along its first two axes")
-    if length < 2:
+        count = batch_size
+    if count < 2:
         raise CannotTryError("a batch holds one sample only")
-    return Axes(length, next((prime for prime in _PRIMES if prime <= length), length), stacked)
+    dense = (tensor for tensor in found if tensor.layout == torch.strided)
+    return Samples(count, stacked, frozenset(each.data_ptr() for each in dense) if stacked else frozenset())
 
 
-def _leaves(value: Any) -> list[Any]:
+def _leaves(value: Any) -> Iterator[Any]:
     """What lies in nested mappings, lists, tuples and dataclasses."""
     if isinstance(value, Mapping):
-        return [leaf for each in value.values() for leaf in _leaves(each)]
-    if isinstance(value, list | tuple):
-        return [leaf for each in value for leaf in _leaves(each)]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [leaf for each in fields(value) for leaf in _leaves(getattr(value, each.name))]
-    return [value]
+        inner: Any = value.values()
+    elif isinstance(value, list | tuple):
+        inner = value
+    elif is_dataclass(value) and not isinstance(value, type):
+        inner = [getattr(value, each.name) for each in fields(value)]
+    else:
+        yield value
+        return
+    for each in inner:
+        yield from _leaves(each)
 
 
-def _taken(value: Any, order: Tensor, axes: Axes) -> Any:
-    """A batch of the samples in an order, copied."""
+def _marked(value: Any, samples: Samples) -> tuple[Any, bool]:
+    """A copy with `Sampled` in the place of what has samples, and whether anything has."""
     if isinstance(value, Tensor):
-        axis = axes.of(value)
-        return value.clone() if axis is None else value.index_select(axis, order.to(value.device))
+        plain = value.layout == torch.strided and not value.is_nested
+        axis = samples.axis(value) if plain else None
+        copied = value.detach().clone()
+        return (copied, False) if axis is None else (Sampled(copied, axis), True)
+    if isinstance(value, list | tuple) and len(value) == samples.count and not any(map(_is_sampled(samples), value)):
+        return Sampled(value, None), True  # one item for each sample
+    return _rebuilt(value, lambda each: _marked(each, samples))
+
+
+def _is_sampled(samples: Samples) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Tensor) and not value.is_nested and samples.axis(value) is not None
+
+
+def _filled(value: Any, order: Tensor) -> Any:
+    """A copy with the samples in an order."""
+
+    def fill(each: Any) -> tuple[Any, bool]:
+        if isinstance(each, Sampled):
+            return each.take(order), True
+        return (each.clone(), False) if isinstance(each, Tensor) else _rebuilt(each, fill)
+
+    return fill(value)[0]
+
+
+def _rebuilt(value: Any, act: Callable[[Any], tuple[Any, bool]]) -> tuple[Any, bool]:
+    """A nested value with what ``act`` makes of its items, and whether any of them has samples."""
+    if isinstance(value, Sampled):
+        return act(value)
     if isinstance(value, Mapping):
-        made = {key: _taken(each, order, axes) for key, each in value.items()}
-        return made if type(value) is dict else type(value)(made)  # pyright: ignore[reportCallIssue]  # mappings take one
+        items = {key: act(each) for key, each in value.items()}
+        new: Any = {key: each for key, (each, _) in items.items()}
+        if type(value) is not dict:
+            made: Any = copy(value)
+            for key, each in new.items():
+                made[key] = each
+            new = made
+        return new, any(has for _, has in items.values())
     if isinstance(value, list | tuple):
-        if len(value) == axes.length and not any(isinstance(each, Tensor) and axes.of(each) == 0 for each in value):
-            items = [value[index] for index in order.tolist()]  # one item per sample
-        else:
-            items = [_taken(each, order, axes) for each in value]
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*items)
-        return type(value)(items)
+        pairs = [act(each) for each in value]
+        inner = [each for each, _ in pairs]
+        new = type(value)(*inner) if hasattr(value, "_fields") else type(value)(inner)
+        return new, any(has for _, has in pairs)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{each.name: _taken(getattr(value, each.name), order, axes) for each in fields(value)})
-    return value
+        made, has_any = copy(value), False
+        for each in fields(value):
+            new, has = act(getattr(value, each.name))
+            object.__setattr__(made, each.name, new)
+            has_any = has_any or has
+        return made, has_any
+    return value, False

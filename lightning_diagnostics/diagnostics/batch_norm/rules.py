@@ -52,7 +52,7 @@ class Limits:
         low=1e-3,
     )
     log_ratio: float = limit(
-        2.0,
+        2.5,
         key="statistics-mismatch.log_ratio",
         meaning="median over channels of |log(variance of validation batches / running variance)|",
         source=_SWEEP,
@@ -427,6 +427,7 @@ def batch_dependent_prediction(measured: "Dependence", limits: Limits) -> Verdic
     evidence: dict[str, Plain] = {
         "change": _number(measured.change),
         "batch-dependent-prediction.change": limits.change,
+        "stage": measured.stage,
         "samples": measured.samples,
         "outputs": ", ".join(measured.outputs),
     }

@@ -1,79 +1,89 @@
-"""Trying a batch of the evaluation that is running with other samples: with what the Trainer has to do for it."""
+"""Trying the calls of an evaluation's step again, with other samples: with what the Trainer has to do for it."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
 
 import torch
-from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
 from lightning_diagnostics.callback.undisturbed import CannotRestoreError, undisturbed
-from lightning_diagnostics.diagnostics.batch_norm.dependence import CannotTryError, Dependence, Trial, find_axes
-from lightning_diagnostics.diagnostics.batch_norm.evaluation import Evaluation
+from lightning_diagnostics.diagnostics.batch_norm.dependence import (
+    CannotTryError,
+    Dependence,
+    Samples,
+    Trial,
+    find_samples,
+)
+from lightning_diagnostics.probes import CallKeeper
 
 
-def try_batch(
-    trainer: Trainer,
-    pl_module: LightningModule,
-    evaluation: Evaluation,
-    batch: Any,
-    place: tuple[int, int],
-    *,
-    names: Mapping[str, str],
-    mends: Callable[[str], bool] | None,
-) -> Dependence | None:
-    """Whether predictions depend on what else is in the batch; None if not.
+class Trying:
+    """One batch of an evaluation that is tried: its calls are kept while the step runs, and made again after it.
 
     Args:
         trainer: The Trainer.
         pl_module: The model.
-        evaluation: The evaluation that is running.
         batch: The batch, on its device.
-        place: Index of the batch, and of the loader.
+        loader: Index of its loader.
         names: The names of modules outside of the model, as they were given.
-        mends: Which modules are put into evaluation mode; None if none is.
 
     Raises:
-        CannotTryError: if that cannot be tried, with the reason.
+        CannotTryError: if it cannot be tried, with the reason.
     """
-    modules = evaluation.modes.everything
-    if insides.is_sharded(trainer):
-        raise CannotTryError("the weights are spread over processes, which would have to try it together")
-    if any(is_lazy(each) for each in (*pl_module.parameters(), *pl_module.buffers())):
-        raise CannotTryError("there are lazy modules that have not run yet")
-    loading = insides.loading(trainer, pl_module, place[1])
-    axes = find_axes(batch, batch_size=loading.batch_size, stacked=loading.stacked)
-    try:
-        step = insides.evaluation_step(trainer, pl_module, *place)
-    except ValueError as fault:
-        raise CannotTryError(str(fault)) from fault
-    compiled = insides.is_compiled(pl_module)
 
-    @contextlib.contextmanager
-    def alone() -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(undisturbed(trainer, pl_module))
-            if compiled:
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-            yield
+    def __init__(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, loader: int, names: Mapping[str, str]
+    ) -> None:
+        if insides.is_sharded(trainer):
+            raise CannotTryError("the weights are spread over processes, which would have to try it together")
+        if any(is_lazy(each) for each in (*pl_module.parameters(), *pl_module.buffers())):
+            raise CannotTryError("there are lazy modules that have not run yet")
+        if insides.is_compiled(pl_module):
+            raise CannotTryError("calls of compiled modules cannot be kept")
+        loading = insides.loading(trainer, pl_module, loader)
+        self._samples: Samples = find_samples(batch, batch_size=loading.batch_size, stacked=loading.stacked)
+        self._names = dict(names)
+        self._keeper = CallKeeper(dict(names), self._samples.kept)
+        stage = str(trainer.state.stage.value) if trainer.state.stage is not None else ""
+        self._keeper.start(pl_module, functional=False, running=insides.in_stage(trainer, stage))
 
-    def put_right(_: nn.Module) -> None:
-        for path, module in modules.items():
-            module.training = module.training and not (mends is not None and mends(path))
+    def unhook(self) -> None:
+        """Keep nothing more."""
+        self._keeper.unhook()
 
-    mend = put_right if mends is not None else None
-    if compiled and not hasattr(torch.compiler, "set_stance"):
-        raise CannotTryError("the model is compiled, which can be stepped around from torch 2.6 on")
-    trial = Trial(pl_module, step, alone, evaluation.stage, evaluation.step_name, dict(names), mend)
-    try:
-        return trial.compare(batch, axes)
-    except CannotRestoreError as fault:
-        raise CannotTryError(str(fault)) from fault
-    except CannotTryError:
-        if axes.samples == axes.length:
-            raise
-        return trial.compare(batch, replace(axes, samples=axes.length))  # its step may want whole batches
+    def compare(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> Dependence | None:
+        """The step has run: whether predictions depend on what else is in the batch; None if not.
+
+        Raises:
+            CannotTryError: if that cannot be told, with the reason.
+        """
+        self._keeper.unhook()
+        calls = list(self._keeper.calls)
+        self._keeper.stop()
+        if not calls:
+            raise CannotTryError("the step calls no module with one row of numbers per sample")
+        context = contextlib.nullcontext() if torch.is_inference_mode_enabled() else torch.no_grad()
+        reason: CannotTryError | None = None
+        worst: Dependence | None = None
+        tried = 0
+        try:
+            with insides.evaluation_context(trainer), context, undisturbed(trainer, pl_module) as traces:
+                for call in calls:
+                    trial = Trial(
+                        pl_module, call, traces, stage, self._names, self._samples.count, self._samples.stacked
+                    )
+                    try:
+                        found = trial.compare()
+                    except CannotTryError as fault:
+                        reason = reason or fault
+                        continue
+                    tried += 1
+                    if found is not None and (worst is None or found.change > worst.change):
+                        worst = found
+        except CannotRestoreError as fault:
+            raise CannotTryError(str(fault)) from fault
+        if reason is not None and not tried:
+            raise reason
+        return worst
