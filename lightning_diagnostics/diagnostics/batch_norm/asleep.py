@@ -22,6 +22,7 @@ class Asleep:
         self._batches: dict[str, int] = {}
         self._woken: list[str] = []
         self._in_vain: dict[str, int] = {}
+        self._awake: set[str] = set()  # what the last look has seen to do what is done in training, whatever its mode
 
     def begin(self) -> None:
         """A batch begins, after what was to be put back was."""
@@ -36,19 +37,22 @@ class Asleep:
         self._modes.wake(self._woken)
         return list(self._places(self._woken, flips, batches=1, mended=True))
 
-    def end(self, called: set[str] | None, *, limit: int) -> tuple[set[str], list[WrongMode]]:
+    def see(self, slept: set[str], drew: set[str]) -> None:
+        """What a look has seen: which norms used their running statistics, and which dropouts drew noise.
+
+        A norm that is not called, or is put into training mode for its call, is well, until the next look.
+        """
+        self._awake = {path for path in self._modes.norms if path not in slept} | drew
+
+    def end(self, *, limit: int) -> tuple[set[str], list[WrongMode]]:
         """A batch has ended: what slept all through it, and those of whom that is to be judged.
 
         Args:
-            called: The norms that used their running statistics, where that was seen: one that is not called, or is
-                put into training mode for its call, is well.
             limit: Batches after which nothing new is learned.
         """
         if not self._at_start and not self._batches:
             return set(), []
-        now = set(self._at_start) & set(self._modes.fell_asleep())
-        if called is not None:
-            now = {path for path in now if path not in self._modes.norms or path in called}
+        now = (set(self._at_start) & set(self._modes.fell_asleep())) - self._awake
         self._batches = {path: self._batches.get(path, 0) + 1 for path in self._at_start if path in now}
         due = {path: count for path, count in self._batches.items() if count <= limit}
         flips = {path: self._modes.flip(path) for path in due}

@@ -1,5 +1,6 @@
 """`BatchNormGuard`: wrong modes, running statistics that do not fit, and predictions that depend on the batch."""
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar, get_args
@@ -19,13 +20,12 @@ from lightning_diagnostics.diagnostics.batch_norm.dependence import (
     Dependence,
     TooSlowError,
 )
-from lightning_diagnostics.diagnostics.batch_norm.evaluation import STAGES, Evaluation
+from lightning_diagnostics.diagnostics.batch_norm.evaluation import STAGES, Evaluated, Evaluation
 from lightning_diagnostics.diagnostics.batch_norm.history import History
 from lightning_diagnostics.diagnostics.batch_norm.measure import (
     LayerStatistics,
     Momentum,
     Overview,
-    Part,
     RankDifference,
     Reuse,
     far_apart,
@@ -35,7 +35,7 @@ from lightning_diagnostics.diagnostics.batch_norm.modes import Flip, Modes, vers
 from lightning_diagnostics.diagnostics.batch_norm.training import TrainingLooks, momentum_of, updates
 from lightning_diagnostics.diagnostics.batch_norm.trying import Trying
 from lightning_diagnostics.findings import Diagnosis, Finding, Rule, Severity
-from lightning_diagnostics.probes import NormWatch, RunningStatistics, Statistics, by_design
+from lightning_diagnostics.probes import NormWatch, RunningStatistics, by_design
 
 BatchDependence = Literal["once", "every", "off"]
 Measured = TypeVar("Measured")
@@ -101,7 +101,6 @@ class BatchNormGuard(DiagnosticCallback):
     blind_rule = room.unwatched_modes
     default_limits = room.Limits()
     stages = frozenset({"fit", "validate", "test", "predict"})
-    state_outlives_run = True
     presets: ClassVar[Mapping[str, Mapping[str, Any] | None]] = {
         "light": {"every_n_train_steps": 500, "max_layers": 10},
         "thorough": {"every_n_train_steps": 10, "max_layers": 100, "batch_dependence": "every"},
@@ -144,7 +143,8 @@ class BatchNormGuard(DiagnosticCallback):
         self._trained: set[str] = set()
         self._quiet: dict[tuple[str, str], int] = {}  # evaluations or looks in a row that did not repeat a finding
         self._reused: set[str] = set()
-        self._module: int | None = None
+        self._module: weakref.ref[LightningModule] | None = None
+        self._carried: dict[str, Any] | None = None  # of the history of the run that is resumed
 
     def _reset(self) -> None:
         """Forget everything about the modules of this process."""
@@ -160,11 +160,12 @@ class BatchNormGuard(DiagnosticCallback):
         self._history = History(self._modes)
         self._begun = False  # the first training batch
         self._budget = Budget(self.max_layers)
-        self._found: set[tuple[str, str]] = set()  # in this evaluation
+        self._found: set[tuple[str, str]] = set()  # code and place, in this evaluation
+        self._shown: set[tuple[str, str]] = set()  # code and module, in this evaluation
         self._change: float | None = None
         self._trying: Trying | None = None
         self._failures = 0  # of trials, in this process
-        self._evaluated: tuple[str, dict[str, Statistics], dict[str, list[Part]], dict[str, int]] | None = None
+        self._evaluated: Evaluated | None = None
         self._cannot: dict[str, str] = {}  # why a batch could not be tried, by kind of evaluation
         self._tries = 0
         self._blind = ""
@@ -175,20 +176,18 @@ class BatchNormGuard(DiagnosticCallback):
         twin = object.__new__(type(self))
         vars(twin).update(vars(self))
         twin._reset()
+        twin._module = None
         return vars(twin)
 
     @override
     def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._module not in (None, id(pl_module)):  # the same Trainer runs another model
-            for finding in self.findings:
-                if finding.status == "open":
-                    self.close(finding, step=insides.log_step(trainer))
-            self.forget()
-            self._reset()
-        self._module = id(pl_module)
+        self._recognise(trainer, pl_module)
         if not self._modes.everything:  # else the sanity check has done it
             self._take_up(pl_module)
         self._history = History(self._modes)
+        if self._carried is not None:
+            self._history.load(self._carried)
+            self._carried = None
 
     @override
     def detach(self) -> None:
@@ -212,6 +211,17 @@ class BatchNormGuard(DiagnosticCallback):
     @override
     def undecided(self) -> list[str]:
         return [f"whether predictions depend on the batch: {why}" for why in self._cannot.values()][:1]
+
+    def _recognise(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the model before, if the same Trainer runs another one now."""
+        known = None if self._module is None else self._module()
+        if self._module is not None and known is not pl_module:
+            for finding in self.findings:
+                if finding.status == "open":
+                    self.close(finding, step=insides.log_step(trainer))
+            self.forget()
+            self._reset()
+        self._module = weakref.ref(pl_module)
 
     def _take_up(self, pl_module: LightningModule) -> None:
         """Look which modules there are now."""
@@ -245,6 +255,7 @@ class BatchNormGuard(DiagnosticCallback):
 
     @override
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._recognise(trainer, pl_module)
         self._take_up(pl_module)
         self._modes.begin_sanity_check()
 
@@ -284,12 +295,12 @@ class BatchNormGuard(DiagnosticCallback):
         step, looked = insides.log_step(trainer), self._before is not None
         place = f"set inside {insides.steps(pl_module, 'training_step', 'on_train_batch_start')}, in batch {batch_idx}"
         self._modes.note(Flip(place, "inside", step))
-        called: set[str] | None = None
         if self._before is not None:
             before, self._before = self._before, None
             norms = {} if self._watch is None else self._watch.norms
-            if norms:
-                called = {path for path, calls in norms.items() if not calls.by_batch}
+            if self._watch is not None and not insides.is_compiled(pl_module):
+                slept = {path for path, calls in norms.items() if not calls.by_batch}
+                self._asleep.see(slept | self._unseen(), set(self._watch.noises))
             after, passes = RunningStatistics(self._modes.norms), max(1, self._passes)
             now, alone = versions(self._modes.norms), insides.process_count(trainer) == 1  # else buffers are broadcast
             written = {path: count - self._versions.get(path, count) for path, count in now.items()} if alone else None
@@ -297,7 +308,7 @@ class BatchNormGuard(DiagnosticCallback):
             self._trained |= self._looks.trained
             if self._watch is not None:
                 self._watch.stop()
-        still, due = self._asleep.end(called, limit=self._limits.batches)
+        still, due = self._asleep.end(limit=self._limits.batches)
         for measured in due:
             self.judge(trainer, room.eval_mode_in_training, measured, step=step)
         if still or self._slept:
@@ -305,6 +316,10 @@ class BatchNormGuard(DiagnosticCallback):
         if looked:
             self._judge_drift(trainer)
             self._judge_reuse(trainer, step)
+
+    def _unseen(self) -> set[str]:
+        """Norms whose calls are not seen."""
+        return {path for path, norm in self._modes.norms.items() if isinstance(norm, torch.jit.ScriptModule)}
 
     def _settle(self, rule: Rule, still: set[str], step: int) -> bool:
         """Take back what was found of a rule and is gone, after some times; gives whether any of it is open."""
@@ -346,19 +361,26 @@ class BatchNormGuard(DiagnosticCallback):
     def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = insides.epoch_end_step(trainer)
         processes = insides.process_count(trainer)
-        for group in self._alike(self._looks.small_batches(self._modes, processes), room.tiny_batch):
+        small = list(self._alike(self._looks.small_batches(self._modes, processes), room.tiny_batch))
+        for group in small:
             self.judge(trainer, room.tiny_batch, group, step=step)
+        self._settle(room.tiny_batch, {layer for group in small for layer in group.layers}, step)
         self._settle(room.frozen_but_drifting, self._looks.drifting, step)
         self._looks.rows, self._looks.drifting = {}, set()
         self._judge_momentum(trainer, step)
         self._note_blindness(trainer, pl_module)
 
     def _judge_momentum(self, trainer: Trainer, step: int) -> None:
-        known = ((path, self._modes.norms.get(path)) for path in sorted(self._looks.trained))
-        given = [(path, momentum_of(norm), updates(norm)) for path, norm in known if norm is not None]
-        found = [Momentum(path, (path,), m, updates or 0, 0) for path, m, updates in given if m is not None]
+        known = {path: norm for path, norm in self._modes.norms.items() if path in self._looks.trained}
+        given = [(path, momentum_of(norm)) for path, norm in known.items()]
+        extreme = [each for each in given if each[1] is not None and not self._is_usual(each[1])]
+        counts = updates(known) if extreme else {}
+        found = [Momentum(path, (path,), momentum or 0.0, counts.get(path, 0), 0) for path, momentum in extreme]
         for group in self._alike(found, room.extreme_momentum):
             self.judge(trainer, room.extreme_momentum, group, step=step)
+
+    def _is_usual(self, momentum: float) -> bool:
+        return self._limits.momentum_low <= momentum <= self._limits.momentum_high
 
     # Evaluation: the same for each kind.
 
@@ -366,8 +388,9 @@ class BatchNormGuard(DiagnosticCallback):
     def evaluation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stage = str(trainer.state.stage.value) if trainer.state.stage is not None else "validate"
         hook = insides.STAGES[stage]
+        self._recognise(trainer, pl_module)
         self._take_up(pl_module)
-        self._found = set()
+        self._found, self._shown = set(), set()
         self._change = None
         self._tries = 0
         self._evaluation = Evaluation(
@@ -440,14 +463,17 @@ class BatchNormGuard(DiagnosticCallback):
         if evaluation is None:
             return
         step = insides.log_step(trainer)
+        stage = evaluation.stage
+        before = "sanity check" if stage == "validation" else stage  # which does not come again
         for rule in (room.train_mode_in_evaluation, room.dropout_in_evaluation):
             of_rule = {finding.key for finding in self.findings if finding.code == rule.code}
-            of_stage = [f for f in self.findings if f.key in of_rule and f.evidence.get("stage") == evaluation.stage]
+            of_stage = [f for f in self.findings if f.key in of_rule and f.evidence.get("stage") in (stage, before)]
             for finding in of_stage:
                 self._close_if_quiet(finding, found=finding.key in self._found, step=step)
         if evaluation.stage != "sanity check":
             running, parts = evaluation.statistics()
-            self._evaluated = evaluation.stage, running, parts, evaluation.rows
+            wrong = bool(self._wrong())
+            self._evaluated = Evaluated(running, parts, evaluation.rows, dict(self._looks.shifts), wrong)
             if insides.process_count(trainer) == 1:
                 self._take_up_statistics(trainer, [self._evaluated], step)
                 self._evaluated = None
@@ -502,9 +528,10 @@ class BatchNormGuard(DiagnosticCallback):
 
     def _judge_once(self, trainer: Trainer, rule: Rule, measured: Any, step: int) -> None:
         """Judge what the first batch of an evaluation has shown, and not again what the others show too."""
-        key = rule.code, measured.where
-        if key not in self._found:
-            self._found.add(key)
+        layers = {(rule.code, layer) for layer in measured.layers}
+        if not layers <= self._shown:
+            self._shown |= layers
+            self._found.add((rule.code, measured.where))
             self.judge(trainer, rule, measured, step=step)
 
     def _end_evaluation(self) -> None:
@@ -605,42 +632,43 @@ class BatchNormGuard(DiagnosticCallback):
     @override
     def share(self) -> Any:
         mine, self._evaluated = self._evaluated, None
-        return None if mine is None else (*mine, self._looks.shifts, self._wrong())
+        return mine
 
     @override
     def take_in(self, trainer: Trainer, pl_module: LightningModule, shared: list[Any]) -> None:
         if not shared:
             return
         step = insides.log_step(trainer)
-        for *_, shifts, _ in shared[1:]:
-            for path, seen in shifts.items():
-                self._looks.shifts[path] = [*self._looks.shifts.get(path, []), *seen]
-        evaluated = [each[:-2] for each in shared]
-        self._take_up_statistics(trainer, evaluated, step)
-        if any(wrong for *_, wrong in shared):  # each process has moved its own in the evaluation
+        self._take_up_statistics(trainer, shared, step)
+        if any(each.wrong for each in shared):  # each process has moved its own in the evaluation
             return
-        apart = far_apart([running for _, running, *_ in evaluated])
-        found = [RankDifference(path, (path,), shift, len(evaluated), step) for path, shift in apart.items()]
+        apart = far_apart([each.running for each in shared])
+        found = [RankDifference(path, (path,), shift, len(shared), step) for path, shift in apart.items()]
         for group in self._alike(found, room.ranks_differ):
             self.judge(trainer, room.ranks_differ, group, step=step)
+        self._settle(room.ranks_differ, set(apart), step)
 
-    def _take_up_statistics(
-        self,
-        trainer: Trainer,
-        evaluated: Sequence[tuple[str, dict[str, Statistics], dict[str, list[Part]], dict[str, int]]],
-        step: int,
-    ) -> None:
+    def _take_up_statistics(self, trainer: Trainer, evaluated: Sequence[Evaluated], step: int) -> None:
         """Draw and judge the statistics of an evaluation."""
-        running = evaluated[0][1]
+        running = evaluated[0].running
         layers: list[LayerStatistics] = []
+        self._history.begin()
         for path in self._modes.norms:
-            parts = [part for _, _, each, _ in evaluated for part in each.get(path, [])]
+            parts = [part for each in evaluated for part in each.parts.get(path, [])]
             if path not in running or not parts:
                 continue
-            rows = sum(rows.get(path, 0) for *_, rows in evaluated)
-            trained = path in self._trained
+            sizes = [size for size, _ in self._looks.rows.get(path, [])]
             layers.append(
-                self._history.layer(path, running[path], parts, self._looks, rows=rows, trained=trained, step=step)
+                self._history.layer(
+                    path,
+                    running[path],
+                    parts,
+                    [shift for each in evaluated for shift in each.shifts.get(path, [])],
+                    rows=sum(each.rows.get(path, 0) for each in evaluated),
+                    smallest=min(sizes, default=None),
+                    trained=path in self._trained,
+                    step=step,
+                )
             )
         settling = any(room.is_settling(layer, self._limits) for layer in layers)  # what comes after it is off as well
         if trainer.state.fn == "fit" and not settling:
@@ -675,6 +703,7 @@ class BatchNormGuard(DiagnosticCallback):
             "tried": sorted(self._tried),
             "trained": sorted(self._trained),
             "reused": sorted(self._reused),
+            "history": self._history.state(),
             "quiet": [[*key, count] for key, count in self._quiet.items()],
         }
 
@@ -683,6 +712,7 @@ class BatchNormGuard(DiagnosticCallback):
         self._names.update(state["names"])
         self._tried = set(state["tried"])
         self._trained = set(state["trained"])
+        self._carried = dict(state["history"])
         self._reused = set(state["reused"])
         self._quiet = {(code, where): count for code, where, count in state["quiet"]}
 

@@ -52,6 +52,25 @@ class _Wrong:
     mended: bool = False
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What a process knows of an evaluation when it is over.
+
+    Attributes:
+        running: The running statistics that were applied.
+        parts: Those of the batches that were looked at.
+        rows: How many rows were behind them.
+        shifts: How far the last training batches were from the running statistics.
+        wrong: Whether a norm was found in training mode, whose statistics have moved then.
+    """
+
+    running: dict[str, Statistics]
+    parts: dict[str, list[Part]]
+    rows: dict[str, int]
+    shifts: dict[str, list[tuple[float, float]]]
+    wrong: bool
+
+
 class Evaluation:
     """One pass through the data of an evaluation.
 
@@ -91,6 +110,7 @@ class Evaluation:
         self._versions: dict[str, int] = {}
         self._before: RunningStatistics | None = None
         self._batch = 0
+        self._any = False  # whether there has been a batch
         self.close = modes.set_aside()
         """To be called when it is over."""
 
@@ -100,7 +120,10 @@ class Evaluation:
         """A batch begins."""
         self._batch = batch_idx
         between = Flip(f"set between batches {batch_idx - 1} and {batch_idx}, by a hook or a callback", "between")
-        self.modes.note(between if batch_idx else Flip("set before the first batch", "before"))
+        if not batch_idx:
+            between = Flip("set between two loaders, by a hook or a callback", "between")
+        self.modes.note(between if self._any else Flip("set before the first batch", "before"))
+        self._any = True
         self._training = self.modes.training()
         self._versions = {} if self._broadcast else versions(self.modes.norms)
         self._before = RunningStatistics(self.modes.norms) if look and not (self._broadcast and not batch_idx) else None
@@ -195,16 +218,20 @@ class Evaluation:
         return Flip(f"{self._inside.place}, and put back", self._inside.cause)
 
     def _moved(self) -> set[str]:
-        """Norms whose running statistics were written to in this batch."""
-        now = versions(self.modes.norms)
-        found = {path for path, version in now.items() if self._versions.get(path, version) != version}
+        """Norms whose running statistics were written to in this batch: by their values at a look, else by their count.
+
+        A count that was written to tells of an update only of a norm that was in training mode: weights may be swapped.
+        """
         if self._before is None:
-            return found
+            in_training = self._training | self.modes.training()
+            now = versions(self.modes.norms)
+            written = {path for path, version in now.items() if self._versions.get(path, version) != version}
+            return written & in_training
         after = RunningStatistics(self.modes.norms)
         if self._before.same(after):
-            return found
+            return set()
         old, new = self._before.read_with(after)
-        return found | {path for path in old.keys() & new.keys() if not _equal(old[path], new[path])}
+        return {path for path in old.keys() & new.keys() if not _equal(old[path], new[path])}
 
     def _take(self, path: str, calls: NormCalls) -> None:
         if calls.moments:

@@ -1,15 +1,18 @@
 """What is known of each norm since the run began: its weights, its running statistics, and how often they moved."""
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_diagnostics.diagnostics.batch_norm.measure import LayerStatistics, Part, of_batches, without_start
 from lightning_diagnostics.diagnostics.batch_norm.modes import Modes
-from lightning_diagnostics.diagnostics.batch_norm.training import TrainingLooks, epsilon, momentum_of, updates
+from lightning_diagnostics.diagnostics.batch_norm.training import epsilon, momentum_of, recent, updates
 from lightning_diagnostics.probes import RunningStatistics, Statistics, kind_of
 
 
@@ -26,17 +29,23 @@ class History:
         known = {path: weights for path, weights in norms.items() if weights and not any(map(is_lazy, weights))}
         smallest = {path: min(weights, key=Tensor.numel) for path, weights in known.items()}
         self._weights = {path: each.detach().clone() for path, each in smallest.items()}
+        self._now: dict[str, int] = {}
         self._start = RunningStatistics(modes.norms).read()
-        self._counts = {path: updates(norm) for path, norm in modes.norms.items()}
+        self._counts: dict[str, int] = updates(modes.norms)
+
+    def begin(self) -> None:
+        """An evaluation is about to be taken up: how often norms were updated is read; one transfer."""
+        self._now = updates(self._modes.norms)
 
     def layer(
         self,
         path: str,
         running: Statistics,
         parts: Sequence[Part],
-        looks: TrainingLooks,
+        shifts: Sequence[tuple[float, float]],
         *,
         rows: int,
+        smallest: int | None,
         trained: bool,
         step: int,
     ) -> LayerStatistics:
@@ -46,18 +55,19 @@ class History:
             path: Of the norm.
             running: Its running statistics.
             parts: The statistics of the batches that were looked at.
-            looks: What the looks of training have seen.
+            shifts: How far training batches were from the running statistics.
             rows: Behind the parts.
+            smallest: Rows of the smallest training batch.
             trained: Whether it was seen to move in training.
             step: On the axis of ``self.log``.
         """
         norm = self._modes.norms[path]
         shift, ratio = of_batches(running, parts, eps=epsilon(norm))
-        training = looks.recent(path)
-        count = None if updates(norm) == 0 and trained else updates(norm)  # a ``forward`` of the user's may not count
+        training = recent(shifts)
+        count = self._now.get(path)
+        count = None if count == 0 and trained else count  # a ``forward`` of the user's may not count
         since = self._since(path, count)
         settled = self._settled(path, norm, running, parts, since)
-        sizes = [size for size, _ in looks.rows.get(path, [])]
         return LayerStatistics(
             path,
             kind_of(norm),
@@ -65,7 +75,7 @@ class History:
             ratio,
             None if training is None else training[0],
             None if training is None else training[1],
-            min(sizes) if sizes else None,
+            smallest,
             count,
             momentum_of(norm),
             rows,
@@ -105,3 +115,34 @@ class History:
     def _is_stale(self, path: str, running: Statistics) -> bool:
         start = self._start.get(path)
         return start is not None and all(map(np.array_equal, start, running))
+
+    # Resuming: a run that is resumed began where the first did.
+
+    def state(self) -> dict[str, Any]:
+        """How the norms stood when the run began, as plain values."""
+        return {
+            "counts": dict(self._counts),
+            "start": {path: [_packed(each) for each in both] for path, both in self._start.items()},
+            "weights": {path: _packed(each.cpu().double().numpy()) for path, each in self._weights.items()},
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self._counts |= state["counts"]
+        for path, (mean, variance) in state["start"].items():
+            if path in self._start and self._start[path][0].shape == _unpacked(mean).shape:
+                self._start[path] = _unpacked(mean), _unpacked(variance)
+        for path, text in state["weights"].items():
+            own = self._weights.get(path)
+            values = torch.from_numpy(_unpacked(text).copy())
+            if own is not None and own.numel() == values.numel():
+                self._weights[path] = values.reshape(own.shape).to(own.device, own.dtype)
+
+
+def _packed(values: NDArray[np.float64]) -> str:
+    """Numbers as text, which every checkpoint can hold."""
+    return base64.b64encode(np.ascontiguousarray(values, dtype=np.float64).reshape(-1).tobytes()).decode()
+
+
+def _unpacked(text: str) -> NDArray[np.float64]:
+    return np.frombuffer(base64.b64decode(text), dtype=np.float64)

@@ -77,14 +77,14 @@ class Limits:
         500,
         key="statistics-mismatch.patience",
         meaning="updates after which a verdict is made even if the momentum is so small that they have not settled",
-        source="arithmetic: ten times what the default momentum takes",
+        source="arithmetic: eleven times what the default momentum takes",
         low=1,
     )
     rows: int = limit(
         4,
         key="tiny-batch.rows",
         meaning="rows of the median training batch of one process, at the most",
-        source="Wu & He 2018 (Group Normalization), figure 5: ResNet-50 loses 1.2 points with 8 images a GPU, 3.7 "
+        source="Wu & He 2018 (Group Normalization), table 2: ResNet-50 loses 1.2 points with 8 images a GPU, 3.7 "
         "with 4, 11.1 with 2",
         low=1,
     )
@@ -487,8 +487,9 @@ def reused_norm(measured: "Reuse", limits: Limits) -> Verdict:
     del limits
     if measured.calls < 2:
         return None
+    is_called = "are called" if len(measured.layers) > 1 else "is called"
     message = (
-        f"It is called {measured.calls} times in a training step, and its running statistics are those of all calls."
+        f"{_names(measured)} {is_called} {measured.calls} times in a training step, with one set of running statistics."
     )
     remedy = "nothing where it is meant; else a norm for each use."
     return Diagnosis(Severity.INFO, measured.where, measured.step, message, remedy, {"calls": measured.calls})
@@ -512,7 +513,10 @@ def batch_statistics_in_evaluation(measured: "Design", limits: Limits) -> Verdic
     """
     del limits
     at = f" at {measured.source}" if measured.source else ""
-    message = f"{_names(measured)}{at} has no running statistics and normalises by the batch in the {measured.stage}."
+    has, normalises = ("have", "normalise") if len(measured.layers) > 1 else ("has", "normalises")
+    message = (
+        f"{_names(measured)}{at} {has} no running statistics and {normalises} by the batch in the {measured.stage}."
+    )
     remedy = "track_running_stats=True, or instance or group norm, if predictions should not depend on the batch."
     return Diagnosis(Severity.INFO, measured.where, measured.step, message, remedy)
 
@@ -542,10 +546,11 @@ def extreme_momentum(measured: "Momentum", limits: Limits) -> Verdict:
         message = f"{names}: momentum={measured.momentum:g} gives the last batch that weight in running statistics."
     else:
         left = (1 - measured.momentum) ** measured.updates
-        message = (
-            f"momentum={measured.momentum:g}: after {measured.updates} updates the initial values weigh {left:.0%}."
-        )
-    remedy = f"momentum is the weight of the new batch: {1 - measured.momentum:g}, if it came from another library."
+        said = f"after {measured.updates} updates the initial values weigh {left:.0%}"
+        message = f"{names}: momentum={measured.momentum:g}, {said}."
+    remedy = "use a larger momentum (0.1 is the default): it is the weight of the new batch."
+    if measured.momentum > limits.momentum_high:
+        remedy = f"momentum is the weight of the new batch: {1 - measured.momentum:g}, if it came from another library."
     evidence: dict[str, Plain] = {"momentum": measured.momentum, "updates": measured.updates}
     return Diagnosis(Severity.INFO, measured.where, measured.step, message, remedy, evidence)
 
@@ -638,7 +643,8 @@ def _mode_remedy(measured: "WrongMode") -> str:
         "unregistered": "register the module: nn.ModuleList and nn.ModuleDict in place of lists and dicts, so that "
         "eval() reaches it.",
         "hard-coded": "pass training=self.training in place of training=True.",
-        "values": "look for F.batch_norm(training=True), or for code that writes to these buffers in the step.",
+        "values": "look for train() and eval() around a call, for F.batch_norm(training=True), or for code that writes "
+        "to these buffers in the step.",
     }.get(measured.cause, f"look for train() in {step} and in what it calls, and remove it.")
 
 
@@ -724,7 +730,8 @@ def _mismatch_remedy(measured: "LayerStatistics", limits: Limits) -> str:
     if _agrees(measured, limits):
         return (
             "(a) prepare validation inputs as training inputs are (normalisation, scaling, channel order); or (b) if "
-            "averaged weights are evaluated, recompute the statistics for them (swa_utils.update_bn)."
+            "averaged weights are evaluated, recompute the statistics for them (swa_utils.update_bn); or (c) validate "
+            "on more than a few batches of a sorted data set."
         )
     return "a lower learning rate, larger batches, or statistics recomputed before validation (swa_utils.update_bn)."
 

@@ -1,7 +1,7 @@
 """What the looks of training say of each norm: its batches, its statistics, and whether it drifts while frozen."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ class TrainingLooks:
     calls: dict[str, int] = field(default_factory=dict[str, int])
     drifting: set[str] = field(default_factory=set[str])
     _frozen: dict[str, _Frozen] = field(default_factory=dict[str, _Frozen])
+    _moved_now: set[str] = field(default_factory=set[str])
     _thawed: set[str] = field(default_factory=set[str])
 
     def take(
@@ -79,8 +80,10 @@ class TrainingLooks:
             written: How often each norm's count of batches was written to, a checkpoint's second forward pass included;
                 None if others write to it too.
         """
+        self._moved_now = set()
         for path, calls in seen.items():
-            if calls.by_batch and calls.rows is not None:
+            by_sample = isinstance(modes.norms.get(path), nn.modules.instancenorm._InstanceNorm)
+            if calls.by_batch and calls.rows is not None and not by_sample:
                 self.rows.setdefault(path, []).append((calls.rows, step))
             each = calls.by_batch // passes
             if each > 1 and not calls.designed:
@@ -117,14 +120,16 @@ class TrainingLooks:
             del self._frozen[path]
             return
         self.drifting.add(path)
+        self._moved_now.add(path)
         known.looks += 1
         known.shift = statistics_mismatch(*known.start, *new, eps=epsilon(modes.norms[path]))[0]
 
     def drifts(self, modes: Modes) -> list[Drift]:
-        """The norms that move while their weights stand still."""
+        """The norms that moved at the last look while their weights stood still."""
         return [
             Drift(path, (path,), each.looks, each.shift, modes.follows_learning(path), each.step)
             for path, each in self._frozen.items()
+            if path in self._moved_now
         ]
 
     def small_batches(self, modes: Modes, processes: int) -> list[SmallBatch]:
@@ -137,12 +142,12 @@ class TrainingLooks:
             found.append(SmallBatch(path, (path,), min(rows), statistics.median(rows), len(rows), together, step))
         return found
 
-    def recent(self, path: str) -> tuple[float, float] | None:
-        """How far the last training batches were from the running statistics of a norm; None if that was not seen."""
-        seen = self.shifts.get(path)
-        if not seen:
-            return None
-        return statistics.median(shift for shift, _ in seen), statistics.median(ratio for _, ratio in seen)
+
+def recent(seen: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """How far the last training batches were from the running statistics of a norm; None if that was not seen."""
+    if not seen:
+        return None
+    return statistics.median(shift for shift, _ in seen), statistics.median(ratio for _, ratio in seen)
 
 
 def momentum_of(norm: nn.Module) -> float | None:
@@ -151,10 +156,15 @@ def momentum_of(norm: nn.Module) -> float | None:
     return float(momentum) if isinstance(momentum, int | float) else None
 
 
-def updates(norm: nn.Module) -> int | None:
-    """How often the running statistics of a norm were updated."""
-    count = getattr(norm, "num_batches_tracked", None)
-    return int(count) if isinstance(count, Tensor) else None
+def updates(norms: Mapping[str, nn.Module]) -> dict[str, int]:
+    """How often the running statistics of norms were updated, of those that count it; one transfer."""
+    counts = {path: getattr(norm, "num_batches_tracked", None) for path, norm in norms.items()}
+    known = {path: count for path, count in counts.items() if isinstance(count, Tensor) and count.numel() == 1}
+    if not known:
+        return {}
+    device = next(iter(known.values())).device
+    values = torch.stack([count.detach().reshape(()).to(device, torch.int64) for count in known.values()]).tolist()
+    return dict(zip(known, values, strict=True))
 
 
 def epsilon(norm: nn.Module) -> float:
