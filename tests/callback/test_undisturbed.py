@@ -1,11 +1,18 @@
 """A step that is run once more in a real validation leaves no trace, whatever it does and however it ends."""
 
+import argparse
+import functools
 import json
 import logging
+import queue
 import random
+import re
+import threading
+import types
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +32,13 @@ from torchmetrics import CatMetric, MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
 from lightning_diagnostics.callback import undisturbed as place
-from lightning_diagnostics.callback.undisturbed import CannotRestoreError, ExchangeError, undisturbed
+from lightning_diagnostics.callback.undisturbed import (
+    CannotRestoreError,
+    ExchangeError,
+    LearningError,
+    Traces,
+    undisturbed,
+)
 from tests.helpers import fit, trainer
 from tests.patients import Student, loader
 
@@ -88,6 +101,7 @@ class Keeper(Student):
         self.all.update(1.0)
         self.draws = torch.Generator().manual_seed(1)
         self.numpy_draws = np.random.default_rng(1)
+        self.numpy_state_draws = np.random.RandomState(1)
         self.python_draws = random.Random(1)
         self.register_buffer("broken", torch.tensor([1.0, float("nan")]))
         self.register_buffer("sparse", torch.eye(3).to_sparse())
@@ -113,11 +127,15 @@ def plain(value: Any) -> Any:
         return plain(value.get_state())
     if isinstance(value, np.random.Generator):
         return str(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return str(value.get_state())
     if isinstance(value, random.Random):
         return value.getstate()
     if isinstance(value, AverageMeter):
         return plain(vars(value))
-    return value if isinstance(value, bool | int | float | str | set | bytearray | type(None)) else id(value)
+    if isinstance(value, set | bytearray):
+        return value.copy()
+    return value if isinstance(value, bool | int | float | str | type(None)) else id(value)
 
 
 def state(module: nn.Module) -> Any:
@@ -254,6 +272,7 @@ LEAVES: dict[str, Callable[[Any, Tensor], Any]] = {
     "collection": lambda m, x: m.metrics.update(x[:, 0].sigmoid(), (x[:, 1] > 0).int()),
     "generator": lambda m, x: torch.rand(2, generator=m.draws),
     "numpy-generator": lambda m, x: m.numpy_draws.random(),
+    "numpy-random-state": lambda m, x: m.numpy_state_draws.rand(),
     "python-generator": lambda m, x: m.python_draws.random(),
 }
 
@@ -536,6 +555,284 @@ def test_within_each_other_they_put_back_what_each_found() -> None:
         assert module.count == 2
 
     check(validated(Here(act), Keeper()))
+
+
+# Weights and gradients.
+
+
+def stepped(module: Any, kind: Callable[..., torch.optim.Optimizer], **more: Any) -> None:
+    weight = module.net[0].weight
+    weight.grad = torch.ones_like(weight)
+    kind([weight], lr=0.1, **more).step()
+
+
+@torch.enable_grad()
+def decayed(module: Any) -> None:
+    torch._foreach_mul_([each.detach() for each in module.parameters()], 0.5)
+
+
+WRITES: dict[str, Callable[[Any, Tensor], Any]] = {
+    "add": lambda m, x: m.net[0].weight.add_(1),
+    "data": lambda m, x: m.net[0].weight.data.add_(1),
+    "detached": lambda m, x: m.net[0].weight.detach().mul_(2),
+    "copy": lambda m, x: m.net[0].bias.copy_(torch.ones_like(m.net[0].bias)),
+    "fill": lambda m, x: nn.init.zeros_(m.net[0].weight),
+    "normal": lambda m, x: m.net[0].reset_parameters(),
+    "row": lambda m, x: m.net[0].weight[0].zero_(),
+    "item": lambda m, x: m.net[0].weight.__setitem__((0, 0), 1.0),
+    "view": lambda m, x: m.net[0].weight.view(-1).t().zero_(),
+    "out": lambda m, x: torch.ones(m.net[0].bias.shape, out=m.net[0].bias.data),
+    "foreach": lambda m, x: decayed(m),
+    "sgd": lambda m, x: stepped(m, torch.optim.SGD),
+    "adam": lambda m, x: stepped(m, torch.optim.Adam),
+    "foreach-adam": lambda m, x: stepped(m, torch.optim.Adam, foreach=True),
+    "fused-adam": lambda m, x: stepped(m, torch.optim.Adam, fused=True),
+}
+
+
+def weights(module: Any) -> Any:
+    return [(id(each), each.data_ptr(), each._version, plain(each.data)) for each in module.parameters()]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("act", WRITES.values(), ids=WRITES)
+def test_weights_are_not_written_to(act: Callable[[Any, Tensor], Any], stage: str) -> None:
+    @torch.no_grad()
+    def quietly(module: Any, x: Tensor) -> None:
+        act(module, x)
+
+    here = validated(Here(quietly, look=weights), Student(), stage=stage)
+    assert isinstance(here.fault, LearningError), here.fault
+    assert str(here.fault).startswith(("the step writes to weights (aten::", "the step lets "))
+    assert here.before == here.within == here.after, "it is refused before it is done"
+
+
+def test_a_step_that_goes_on_after_a_refusal_has_not_written_either() -> None:
+    @torch.no_grad()
+    def act(module: Any, x: Tensor) -> None:
+        for write in WRITES.values():
+            with pytest.raises(LearningError):
+                write(module, x)
+        module(x)
+
+    here = validated(Here(act, look=weights), Student())
+    assert here.fault is None
+    assert here.before == here.within == here.after
+
+
+def test_weights_are_not_loaded() -> None:
+    def act(module: Any, x: Tensor) -> None:
+        module.load_state_dict({name: value + 1 for name, value in module.state_dict().items()})
+
+    here = validated(Here(act, look=weights), Student())
+    assert "the step writes to weights (aten::copy_)" in str(here.fault), "torch makes an error of its own of it"
+    assert here.before == here.within == here.after
+
+
+def test_what_is_no_weight_may_be_written_to() -> None:
+    def act(module: Any, x: Tensor) -> None:
+        x.clone().add_(module.net[0].weight.sum())
+        module.net[0].weight.detach().clone().zero_()
+        module.net[1].running_mean.add_(1)
+        module.net[0].weight.t().contiguous().mul_(2)
+
+    check(validated(Here(act), Student()))
+
+
+def gradients(module: Any) -> Any:
+    return [(id(each.grad), None if each.grad is None else plain(each.grad)) for each in module.parameters()]
+
+
+class Accumulates(Here):
+    """There are gradients, as in the middle of an accumulation."""
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        if self.before is None:
+            for parameter in [*pl_module.parameters()][1:]:  # the first has none
+                parameter.grad = torch.ones_like(parameter)
+        super().on_validation_batch_start(trainer, pl_module, *args)
+
+
+@torch.enable_grad()
+def backward(module: Any, x: Tensor) -> None:
+    assert all(each.grad is None for each in module.parameters())
+    module(x).sum().backward()
+
+
+GRADIENTS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "backward": backward,
+    "set": lambda m, x: setattr(m.net[0].bias, "grad", torch.zeros_like(m.net[0].bias)),
+    "zeroed": lambda m, x: m.zero_grad(),
+    "cleared": lambda m, x: m.zero_grad(set_to_none=False),
+    "nothing": lambda m, x: None,
+}
+
+
+@pytest.mark.parametrize("act", GRADIENTS.values(), ids=GRADIENTS)
+def test_gradients_are_set_aside_and_put_back(act: Callable[[Any, Tensor], Any]) -> None:
+    here = Accumulates(act, look=gradients)
+    check(validated(here, Student(), stage="fit", inference_mode=False))
+    assert here.before[0] == (id(None), None)
+    assert here.before[1] != (id(None), None)
+
+
+def test_gradients_are_put_back_after_an_error() -> None:
+    def act(module: Any, x: Tensor) -> None:
+        backward(module, x)
+        raise UserError
+
+    here = validated(Accumulates(act, look=gradients), Student(), stage="fit", inference_mode=False)
+    assert isinstance(here.fault, UserError)
+    assert here.after == here.before != here.within
+
+
+# In between.
+
+
+class Between(Callback):
+    """Acts in the middle of the first batch of a validation, with what takes it back."""
+
+    def __init__(self, act: Callable[[Traces, Any, Tensor], Any]) -> None:
+        self.act = act
+        self.done = False
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if not self.done:
+            with undisturbed(trainer, pl_module) as traces:
+                self.act(traces, pl_module, batch[0])
+            self.done = True
+
+
+def between(act: Callable[[Traces, Any, Tensor], Any], module: LightningModule) -> None:
+    here = Between(act)
+    trainer(here, max_epochs=1, num_sanity_val_steps=0).validate(module, loader(1, shuffle=False), verbose=False)
+    assert here.done
+
+
+@pytest.mark.parametrize("leave", LEAVES.values(), ids=LEAVES)
+def test_what_is_left_can_be_taken_back_in_between_again_and_again(leave: Callable[[Any, Tensor], Any]) -> None:
+    def act(traces: Traces, module: Any, x: Tensor) -> None:
+        before = state(module)
+        for _ in range(3):
+            leave(module, x)
+            assert state(module) != before
+            traces.restore()
+            assert state(module) == before
+
+    between(act, Keeper())
+
+
+def test_passes_begin_with_the_same_random_numbers_after_each_restore() -> None:
+    def act(traces: Traces, module: Any, x: Tensor) -> None:
+        seen = []
+        for _ in range(3):
+            traces.restore()
+            seen.append((torch.rand(1).item(), np.random.rand(), random.random(), module.numpy_state_draws.rand()))
+        assert seen[0] == seen[1] == seen[2]
+
+    between(act, Keeper())
+
+
+DRAWS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "torch": lambda m, x: torch.rand(1),
+    "dropout": lambda m, x: F.dropout(x),
+    "numpy": lambda m, x: np.random.rand(),
+    "python": lambda m, x: random.random(),
+    "own-torch": lambda m, x: torch.rand(1, generator=m.draws),
+    "own-numpy": lambda m, x: m.numpy_draws.random(),
+    "own-numpy-state": lambda m, x: m.numpy_state_draws.rand(),
+    "own-python": lambda m, x: m.python_draws.random(),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_it_is_known_whether_a_number_was_drawn_since_the_last_restore(draw: Callable[[Any, Tensor], Any]) -> None:
+    def act(traces: Traces, module: Any, x: Tensor) -> None:
+        for _ in range(2):
+            module(x)
+            module.count = 5
+            assert not traces.drew()
+            draw(module, x)
+            assert traces.drew()
+            traces.restore()
+            assert not traces.drew()
+
+    between(act, Keeper())
+
+
+def test_logs_and_exchanges_stay_off_after_a_restore() -> None:
+    def act(traces: Traces, module: Any, x: Tensor) -> None:
+        traces.restore()
+        module.log("new", 1.0)
+        with pytest.raises(LearningError), torch.no_grad():
+            module.net[0].weight.add_(1)
+
+    module = Student()
+    between(act, module)
+    assert "new" not in module.trainer.callback_metrics
+
+
+# What is of the standard library.
+
+
+STANDARD: dict[str, Callable[[], Any]] = {
+    "queue": queue.Queue,
+    "simple-queue": queue.SimpleQueue,
+    "lock": threading.Lock,
+    "reentrant-lock": threading.RLock,
+    "condition": threading.Condition,
+    "event": threading.Event,
+    "local": threading.local,
+    "logger": lambda: logging.getLogger("user"),
+    "path": lambda: Path("here"),
+    "pattern": lambda: re.compile("a"),
+    "pool": lambda: ThreadPoolExecutor(1),
+    "partial": lambda: functools.partial(int, "3"),
+}
+
+
+@pytest.mark.parametrize("make", STANDARD.values(), ids=STANDARD)
+def test_objects_of_the_standard_library_are_left_alone(make: Callable[[], Any]) -> None:
+    module = Student()
+    module.helper = {"a": make()}
+    module.other = make()
+
+    def look(m: Any) -> Any:
+        return id(m.helper["a"]), id(m.other)
+
+    here = validated(Here(lambda m, x: m(x), look=look), module)
+    assert here.fault is None
+    assert here.after == here.before
+
+
+def test_a_queue_keeps_what_was_put_into_it_and_still_works() -> None:
+    module = Student()
+    module.waiting = queue.Queue()
+    module.waiting.put(1)
+    here = validated(Here(lambda m, x: m.waiting.put(2), look=lambda m: m.waiting.qsize()), module)
+    assert (here.fault, here.before, here.after) == (None, 1, 2)
+    assert [module.waiting.get(timeout=1) for _ in range(2)] == [1, 2]
+    module.waiting.task_done()
+
+
+def test_a_lock_that_is_held_is_still_held() -> None:
+    module = Student()
+    module.lock = threading.Lock()
+    with module.lock:
+        here = validated(Here(lambda m, x: None, look=lambda m: m.lock.locked()), module)
+    assert (here.fault, here.before, here.after) == (None, True, True)
+
+
+def test_a_plain_namespace_is_put_back() -> None:
+    module = Student()
+    module.settings, module.options = types.SimpleNamespace(a=1), argparse.Namespace(a=1)
+
+    def act(m: Any, x: Tensor) -> None:
+        m.settings.a = m.options.a = 2
+
+    check(validated(Here(act, look=lambda m: (m.settings.a, m.options.a)), module))
 
 
 # What cannot be put back is said before anything has run.

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
+from torchmetrics import MeanMetric
+from torchmetrics.classification import BinaryAccuracy
 
-from lightning_diagnostics.probes import SampleWatch, sketches
-from lightning_diagnostics.probes.samples import tensors
+from lightning_diagnostics.probes import CallKeeper, Kept, SampleWatch, sketches
+from lightning_diagnostics.probes.samples import is_predictor, tensors
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -37,7 +39,7 @@ def test_a_sketch_has_the_norm_of_each_sample() -> None:
     assert sketch.product.dtype == sketch.size.dtype == torch.float64
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 7), (3, 5), (2, 3, 5), (2, 5, 3), (5, 1)])
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 7), (3, 5), (2, 5, 3), (5, 1)])
 def test_a_sample_is_sketched_by_itself_along_whatever_axis(shape: tuple[int, ...]) -> None:
     x = draw(*shape)
     axis = shape.index(5)
@@ -89,7 +91,7 @@ def test_both_parts_of_complex_numbers_count() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *(torch.ones(4, 4), torch.ones(4, 3, 4), torch.ones(3), torch.ones(()), torch.ones(4, 0)),
+        *(torch.ones(4, 4), torch.ones(2, 3, 4), torch.ones(3), torch.ones(()), torch.ones(4, 0)),
         *(torch.ones(4, 2, dtype=torch.int64), torch.ones(4, 2, dtype=torch.bool), torch.eye(4, 3).to_sparse()),
         *(None, 3, "four", [], {}, object()),
     ],
@@ -143,7 +145,7 @@ def test_calls_are_kept_in_the_order_in_which_they_return() -> None:
     calls = watched(net, draw(5, 3))
     assert [call.path for call in calls] == ["0", "1.0", "1.1", "1", "self"]
     assert [call.outermost for call in calls] == [False] * 4 + [True]
-    assert [call.predicts for call in calls] == [True, False, True, True, True]
+    assert all(call.predicts for call in calls)
     assert all(len(call.inputs) == len(call.outputs) == 1 for call in calls)
 
 
@@ -180,21 +182,17 @@ def test_a_loss_does_not_predict(loss: nn.Module) -> None:
         def forward(self, x: Tensor) -> Any:
             return self.loss(x, x.softmax(1))
 
-    assert [call.predicts for call in watched(Net(), draw(5, 3))] == [False, False]
+    assert [call.predicts for call in watched(Net(), draw(5, 3))] == [False, True]
 
 
-def test_a_loss_with_a_weight_of_its_own_is_a_loss() -> None:
-    class Learned(nn.MSELoss):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(1))
+@pytest.mark.parametrize("name", ["Loss", "FocalLoss", "MyCriterion", "Objective", "LossOfPairs", "MetricHead"])
+def test_a_module_that_is_called_a_loss_does_not_predict(name: str) -> None:
+    assert not is_predictor(type(name, (nn.Linear,), {})(3, 3))
 
-    net = Learned()
-    watch = SampleWatch({}, 5, deep=True)
-    watch.start(net, functional=False, running=lambda: True)
-    net(draw(5, 3), draw(5, 3))
-    assert [call.predicts for call in watch.calls] == [False]
-    watch.stop()
+
+def test_networks_predict_whether_they_have_weights_or_not_and_metrics_do_not() -> None:
+    assert all(map(is_predictor, (nn.Linear(3, 3), nn.ReLU(), nn.Sequential(), nn.ModuleDict())))
+    assert not any(map(is_predictor, (MeanMetric(), BinaryAccuracy(), nn.MSELoss(), nn.CrossEntropyLoss())))
 
 
 def test_a_pass_is_forgotten_when_it_stops_and_not_before() -> None:
@@ -248,3 +246,106 @@ def test_a_nested_tensor_tells_nothing(layout: torch.layout) -> None:
         warnings.simplefilter("ignore")
         nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)], layout=layout)
     assert sketches(nested, 2) == []
+
+
+# Keeping calls.
+
+
+def kept(step: Callable[[], Any], root: nn.Module, copied: Callable[[Any], Any] = lambda given: given) -> list[Kept]:
+    """The calls that a step makes."""
+    keeper = CallKeeper({}, copied)
+    keeper.start(root, functional=False, running=lambda: True)
+    try:
+        step()
+        return list(keeper.calls)
+    finally:
+        keeper.stop()
+
+
+def test_the_calls_that_no_module_makes_are_kept_with_their_arguments() -> None:
+    net = nn.ModuleDict({"one": nn.Sequential(nn.Linear(3, 4), nn.ReLU()), "other": nn.Linear(4, 2)})
+    x = draw(5, 3)
+    calls = kept(lambda: net["other"](input=net["one"](x)), net)
+    assert [call.module for call in calls] == [net["one"], net["other"]]
+    assert calls[0].args[0] is x
+    assert calls[0].kwargs == {}
+    assert calls[1].args == ()
+    assert torch.equal(calls[1].kwargs["input"], net["one"](x))
+
+
+def test_losses_and_metrics_are_not_kept_nor_what_they_call() -> None:
+    net = nn.ModuleDict({"net": nn.Linear(3, 1), "loss": nn.MSELoss(), "metric": MeanMetric()})
+    x = draw(5, 3)
+
+    def step() -> None:
+        out = net["net"](x)
+        net["loss"](out, x[:, :1])
+        net["metric"](out)
+
+    assert [call.module for call in kept(step, net)] == [net["net"]]
+
+
+def test_calls_that_are_of_no_interest_are_not_kept() -> None:
+    net = nn.Linear(3, 4)
+    assert kept(lambda: net(draw(5, 3)), net, lambda given: None) == []
+
+
+def test_what_is_kept_is_what_the_copy_is() -> None:
+    net, x = nn.Linear(3, 4), draw(5, 3)
+    (call,) = kept(lambda: net(x), net, lambda given: (("copied",), {"given": given}))
+    assert call.args == ("copied",)
+    assert call.kwargs["given"][0][0] is x
+
+
+def test_no_more_than_sixteen_calls_of_a_step_are_kept() -> None:
+    net = nn.Linear(3, 4)
+    assert len(kept(lambda: [net(draw(5, 3)) for _ in range(20)], net)) == 16
+
+
+def test_the_modes_of_modules_are_those_of_each_call() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Dropout().eval())
+
+    def step() -> None:
+        net(draw(5, 3))
+        net.eval()(draw(5, 3))
+
+    one, other = kept(step, net)
+    assert one.training == [(net, True), (net[0], True), (net[1], False)]
+    assert [training for _, training in other.training] == [False] * 3
+
+
+def test_the_mode_is_that_which_a_call_leaves() -> None:
+    class Changes(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            self.train()
+            return super().forward(x)
+
+    net = Changes(3, 3).eval()
+    (call,) = kept(lambda: net(draw(5, 3)), net)
+    assert call.training == [(net, True)]
+
+
+def test_a_call_behind_one_that_fails_is_kept() -> None:
+    net = nn.Sequential(nn.Linear(3, 4))
+
+    def step() -> None:
+        with pytest.raises(RuntimeError):
+            net(draw(5, 2))
+        net(draw(5, 3))
+
+    call = kept(step, net)[-1]
+    assert call.module is net
+    assert call.args[0].shape == (5, 3)
+
+
+def test_a_copy_that_fails_is_a_fault_of_the_keeper_alone() -> None:
+    net = nn.Linear(3, 4)
+
+    def copied(given: Any) -> Any:
+        raise RuntimeError("no copy")
+
+    keeper = CallKeeper({}, copied)
+    keeper.start(net, functional=False, running=lambda: True)
+    assert net(draw(5, 3)).shape == (5, 4)
+    with pytest.raises(RuntimeError, match="no copy"):
+        keeper.stop()
