@@ -1,7 +1,7 @@
 """What each module of a pass makes of each sample of the batch, in two numbers, so that two passes can be compared."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -103,7 +103,7 @@ class Kept:
         module: The module.
         args: Its arguments, as the call left them.
         kwargs: Those by name.
-        training: The modes of its submodules in that call.
+        training: The modes of its submodules, as the call left them.
     """
 
     module: nn.Module
@@ -123,34 +123,42 @@ class CallKeeper(Watch):
     def __init__(self, names: dict[str, str], copied: Callable[[Any], Any]) -> None:
         super().__init__(names)
         self._copied = copied
-        self._modes: list[tuple[nn.Module, bool]] = []
         self.calls: list[Kept] = []
 
     @override
-    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if len(self._stack) == 1 and len(self.calls) < _KEPT:
-            self._modes = [(each, bool(getattr(each, "training", False))) for each in module.modules()]
-
-    @override
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        if not self._stack and len(self.calls) < _KEPT and is_predictor(module):
+        wraps = not self._stack and type(module).__name__ == _WRAPPER
+        step = len(self._stack) == 1 and type(self._stack[0]).__name__ == _WRAPPER
+        if wraps or step or self._is_inside(self._stack) or len(self.calls) >= _KEPT:
+            return
+        if is_predictor(module):
             self._guard(self._keep, module, args, kwargs)
+
+    @staticmethod
+    def _is_inside(stack: Sequence[nn.Module]) -> bool:
+        """Whether a module is running, other than the wrapper of several processes and the model whose step it runs."""
+        return len(stack) > (2 if stack and type(stack[0]).__name__ == _WRAPPER else 0)
 
     def _keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         copied = self._copied((args, dict(kwargs)))
         if copied is not None:
-            self.calls.append(Kept(module, copied[0], copied[1], self._modes))
+            modes = [(each, bool(getattr(each, "training", False))) for each in module.modules()]
+            self.calls.append(Kept(module, copied[0], copied[1], modes))
 
 
 def is_predictor(module: nn.Module) -> bool:
     """Whether a module may make predictions: no loss and no metric, as far as its class tells."""
+    if hasattr(module, "compute") and hasattr(module, "update"):
+        return False
     name = type(module).__name__.lower()
-    metric = hasattr(module, "compute") and hasattr(module, "update")
-    return not metric and not any(word in name for word in _NO_PREDICTORS)
+    if not any(word in name for word in _NO_PREDICTORS):
+        return True
+    return any(True for child in module.children() for _ in child.parameters())  # a model that is called after its loss
 
 
 _KEPT = 16  # calls of a step
-_NO_PREDICTORS = ("loss", "criterion", "objective", "metric")
+_WRAPPER = "DistributedDataParallel"
+_NO_PREDICTORS = ("loss", "criterion")
 
 
 def sketches(value: Any, samples: int) -> list[Sketch]:

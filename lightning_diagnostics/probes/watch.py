@@ -78,7 +78,8 @@ class Watch:
             except Exception as fault:  # noqa: BLE001  # see the class
                 self._fail(fault)
 
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def after(module: nn.Module, args: Any, *rest: Any) -> None:
+            kwargs, output = rest if len(rest) == 2 else ({}, None)  # torch leaves the first out where forward raised
             if torch.compiler.is_compiling() or not stack or stack[-1] is not module:  # not seen to begin
                 return
             stack.pop()
@@ -133,6 +134,8 @@ class Watch:
     def _unhook(self) -> None:
         for handle in self._handles:
             handle.remove()
+            with_kwargs = getattr(nn.modules.module, "_global_forward_hooks_with_kwargs", {})
+            with_kwargs.pop(handle.id, None)  # which torch forgets, and takes for a hook from then on
         self._handles = []
         if self._mode is not None:
             self._mode.armed = False

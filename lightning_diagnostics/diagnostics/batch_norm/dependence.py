@@ -282,7 +282,8 @@ class Samples:
     def axis(self, tensor: Tensor) -> int | None:
         """The axis of a tensor that they lie along; None if there is none, or it may be either of two."""
         axes = [axis for axis in range(min(tensor.dim(), 2)) if tensor.shape[axis] == self.count]
-        if tensor.data_ptr() in self.stacks:
+        features = self.stacked and tensor.dim() == 2 and tensor.is_floating_point()  # as many as samples
+        if tensor.data_ptr() in self.stacks or features:
             axes = [axis for axis in axes if axis == 0]
         if len(axes) != 1 or (axes[0] == 1 and (self.count <= _FEW or (self.stacked and tensor.dim() < 3))):
             return None

@@ -160,7 +160,8 @@ def test_statistics_that_moved_in_evaluation_mode_are_described_whole() -> None:
         where="net.1",
         first_step=12,
         message="The running statistics of net.1 (Own) moved in the prediction, in evaluation mode.",
-        remedy="look for F.batch_norm(training=True), or for code that writes to these buffers in the step.",
+        remedy="look for train() and eval() around a call, for F.batch_norm(training=True), or for code that writes "
+        "to these buffers in the step.",
         evidence={"stage": "prediction", "batch": 3, "running_statistics_moved": True},
     )
 
@@ -173,7 +174,8 @@ REMEDIES = {
     "unregistered": "register the module: nn.ModuleList and nn.ModuleDict in place of lists and dicts, so that eval() "
     "reaches it.",
     "hard-coded": "pass training=self.training in place of training=True.",
-    "values": "look for F.batch_norm(training=True), or for code that writes to these buffers in the step.",
+    "values": "look for train() and eval() around a call, for F.batch_norm(training=True), or for code that writes "
+    "to these buffers in the step.",
     "unknown": "look for train() in test_step and in what it calls, and remove it.",
 }
 
@@ -354,7 +356,8 @@ def test_inputs_that_are_prepared_in_two_ways_are_described_whole() -> None:
     assert said.message.endswith("(medians over channels). They do fit the training data.")
     assert said.remedy == (
         "(a) prepare validation inputs as training inputs are (normalisation, scaling, channel order); or (b) if "
-        "averaged weights are evaluated, recompute the statistics for them (swa_utils.update_bn)."
+        "averaged weights are evaluated, recompute the statistics for them (swa_utils.update_bn); or (c) validate "
+        "on more than a few batches of a sorted data set."
     )
 
 
@@ -603,6 +606,7 @@ def test_a_prediction_that_depends_on_other_samples_is_described_whole() -> None
         evidence={
             "change": 0.25,
             "batch-dependent-prediction.change": 0.001,
+            "stage": "validation",
             "samples": 31,
             "outputs": "net",
         },
@@ -722,7 +726,7 @@ def test_a_norm_that_is_called_twice_is_described_whole() -> None:
         severity=Severity.INFO,
         where="net.1",
         first_step=3,
-        message="It is called 3 times in a training step, and its running statistics are those of all calls.",
+        message="net.1 is called 3 times in a training step, with one set of running statistics.",
         remedy="nothing where it is meant; else a norm for each use.",
         evidence={"calls": 3},
     )
@@ -757,8 +761,8 @@ def test_a_momentum_of_another_library_is_described_whole() -> None:
 
 def test_a_momentum_that_never_arrives_is_described_whole() -> None:
     said = diagnosis(extreme_momentum, but(MOMENTUM, momentum=0.0001, updates=1000))
-    assert said.message == "momentum=0.0001: after 1000 updates the initial values weigh 90%."
-    assert said.remedy == "momentum is the weight of the new batch: 0.9999, if it came from another library."
+    assert said.message == "net.1: momentum=0.0001, after 1000 updates the initial values weigh 90%."
+    assert said.remedy == "use a larger momentum (0.1 is the default): it is the weight of the new batch."
 
 
 @pytest.mark.parametrize(

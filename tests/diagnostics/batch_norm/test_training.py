@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_diagnostics.diagnostics.batch_norm.measure import Drift, SmallBatch
 from lightning_diagnostics.diagnostics.batch_norm.modes import Modes
-from lightning_diagnostics.diagnostics.batch_norm.training import TrainingLooks, epsilon, momentum_of
+from lightning_diagnostics.diagnostics.batch_norm.training import TrainingLooks, epsilon, momentum_of, recent
 from lightning_diagnostics.probes import NormWatch, RunningStatistics
 from lightning_diagnostics.statistics import statistics_mismatch
 
@@ -102,7 +102,7 @@ def test_a_norm_that_moves_is_trained_and_one_that_does_not_is_not() -> None:
     looked.net[3].train()
     looked.look(rows(16))
     assert looked.looks.trained == {"3"}
-    assert looked.looks.recent("1") is None
+    assert recent(looked.looks.shifts.get("1", [])) is None
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.01, 1.0])
@@ -116,7 +116,7 @@ def test_how_far_a_training_batch_is_from_the_running_statistics_is_told_from_it
     inputs = model[0](batch)
     expected = statistics_mismatch(np.zeros(8), np.ones(8), *_columns(inputs), eps=1e-2)
     looked.look(batch)
-    assert looked.looks.recent("1") == pytest.approx(expected, rel=1e-6)
+    assert recent(looked.looks.shifts.get("1", [])) == pytest.approx(expected, rel=1e-6)
 
 
 def _columns(inputs: Tensor) -> Any:
@@ -131,23 +131,23 @@ def test_the_last_batches_count_by_their_median() -> None:
     seen = looked.looks.shifts["1"]
     assert len(seen) == 8
     assert seen[:5] == [(9.0, 9.0)] * 5
-    assert looked.looks.recent("1") == (9.0, 9.0)
+    assert recent(looked.looks.shifts.get("1", [])) == (9.0, 9.0)
     looked.looks.shifts["1"] = [(1.0, 4.0), (2.0, 9.0), (6.0, 5.0)]
-    assert looked.looks.recent("1") == (2.0, 5.0)
+    assert recent(looked.looks.shifts.get("1", [])) == (2.0, 5.0)
 
 
 @pytest.mark.parametrize("momentum", [None, 0.0, 1.5, -0.5])
 def test_a_norm_whose_updates_have_no_fixed_weight_tells_nothing_of_its_batch(momentum: float | None) -> None:
     looked = Looked(net(momentum=momentum))
     looked.look(rows(64))
-    assert looked.looks.recent("1") is None
+    assert recent(looked.looks.shifts.get("1", [])) is None
     assert ("1" in looked.looks.trained) is (momentum != 0), "with momentum 0 nothing moves"
 
 
 def test_two_passes_are_not_one_update() -> None:
     looked = Looked(net())
     looked.look(rows(64), rows(64))
-    assert looked.looks.recent("1") is None
+    assert recent(looked.looks.shifts.get("1", [])) is None
     assert looked.looks.trained == {"1", "3"}
 
 
@@ -155,9 +155,9 @@ def test_a_batch_with_nan_is_an_update_and_tells_nothing() -> None:
     looked = Looked(net())
     looked.look(rows(64) * math.nan)
     assert looked.looks.trained == {"1", "3"}
-    assert looked.looks.recent("1") is None
+    assert recent(looked.looks.shifts.get("1", [])) is None
     looked.look(rows(64) * math.nan)
-    assert looked.looks.recent("1") is None
+    assert recent(looked.looks.shifts.get("1", [])) is None
 
 
 # Reuse.

@@ -283,7 +283,6 @@ def test_the_run_is_the_same_to_the_last_bit_on_both(make: Any, ddp: dict[str, A
     assert [{**each, "findings": []} for each in having] == [{**each, "findings": []} for each in without]
 
 
-def test_a_step_that_exchanges_something_is_not_tried_and_none_waits(tmp_path: Path) -> None:
+def test_a_step_that_exchanges_something_is_no_obstacle(tmp_path: Path) -> None:
     for told in both(sick.made(Meets, sick=False), tmp_path, guard()):
-        assert [(each["code"], each["severity"]) for each in told["findings"]] == [("BN901", "INFO")]
-        assert "exchanges" in told["findings"][0]["message"]
+        assert told["findings"] == []
