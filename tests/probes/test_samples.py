@@ -185,9 +185,13 @@ def test_a_loss_does_not_predict(loss: nn.Module) -> None:
     assert [call.predicts for call in watched(Net(), draw(5, 3))] == [False, True]
 
 
-@pytest.mark.parametrize("name", ["Loss", "FocalLoss", "MyCriterion", "Objective", "LossOfPairs", "MetricHead"])
+@pytest.mark.parametrize("name", ["Loss", "FocalLoss", "MyCriterion", "LossOfPairs"])
 def test_a_module_that_is_called_a_loss_does_not_predict(name: str) -> None:
     assert not is_predictor(type(name, (nn.Linear,), {})(3, 3))
+
+
+def test_a_model_that_is_called_after_its_loss_predicts() -> None:
+    assert is_predictor(type("ModelWithLoss", (nn.Sequential,), {})(nn.Linear(3, 3)))
 
 
 def test_networks_predict_whether_they_have_weights_or_not_and_metrics_do_not() -> None:

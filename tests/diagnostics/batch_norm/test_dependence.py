@@ -587,6 +587,148 @@ def test_calls_with_arguments_of_every_form_are_tried(
     assert (None if found is None else found.where) == ("norm" if sick else None)
 
 
+def pooled(scores: Callable[..., Tensor]) -> nn.Module:
+    """One row for each sample, whatever the axes of what goes in."""
+    return Given(scores, sick=False)
+
+
+def causal(x: Tensor, mask: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(x, x, x, attn_mask=mask).mean(1)
+
+
+ASIDE: dict[str, tuple[Callable[[nn.Module, Tensor], Any], Callable[..., Tensor]]] = {
+    "mask": (
+        lambda m, x: m(x, torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()),
+        causal,
+    ),
+    "float-mask": (
+        lambda m, x: m(x, nn.Transformer.generate_square_subsequent_mask(x.shape[1])),
+        causal,
+    ),
+    "places": (
+        lambda m, x: m(x, torch.arange(x.shape[1])),
+        lambda x, places: (x * places.view(1, -1, 1)).mean(1),
+    ),
+    "weights": (
+        lambda m, x: m(x, torch.linspace(0, 1, x.shape[1])),
+        lambda x, weights: (x * weights.view(1, -1, 1)).mean(1),
+    ),
+    "numbers": (
+        lambda m, x: m(x, tuple(range(1, 9))),
+        lambda x, sizes: x.mean(1) * sizes[0] + x.std(1) * sizes[-1],
+    ),
+    "list-of-numbers": (
+        lambda m, x: m(x, sizes=list(range(1, 9))),
+        lambda x, sizes: x.mean(1) * sizes[0] + x.std(1) * sizes[-1],
+    ),
+    "time-first-view": (
+        lambda m, x: m(x.transpose(0, 1)),
+        lambda x: (x.cumsum(0) * x.roll(1, 0)).mean(0),
+    ),
+}
+
+
+LIKE_SAMPLES = {
+    *((name, 8) for name in ("float-mask", "places", "weights", "numbers", "list-of-numbers", "time-first-view")),
+    *((name, 7) for name in ("numbers", "list-of-numbers")),
+}
+"""Those that are taken for samples."""
+
+
+@pytest.mark.parametrize(
+    ("call", "rows", "length"),
+    [
+        pytest.param(
+            *case,
+            length,
+            id=f"{name}-{length}",
+            marks=[pytest.mark.xfail(reason="taken for samples")] if (name, length) in LIKE_SAMPLES else [],
+        )
+        for name, case in ASIDE.items()
+        for length in (7, 8)
+    ],
+)
+def test_arguments_that_are_as_long_as_the_batch_by_chance_are_no_samples(
+    call: Callable[[nn.Module, Tensor], Any], rows: Callable[..., Tensor], length: int
+) -> None:
+    torch.manual_seed(0)
+    model = pooled(rows)
+    for trial in trials(model, draw(8, length, 6), step=lambda x: call(model, x)):
+        assert trial.compare() is None
+
+
+class Stateful(nn.Module):
+    """Is given the state that it begins with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 6, batch_first=True)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
+        return self.lstm(x, state)[0]
+
+
+FEW = [pytest.param(size, marks=pytest.mark.xfail(reason="the state is not moved with its sample")) for size in (3, 4)]
+
+
+@pytest.mark.parametrize("size", [PAIR, *FEW, 5, 8, 32])
+def test_a_state_that_is_given_is_passed_in_silence(size: int) -> None:
+    torch.manual_seed(0)
+    model = Stateful()
+    state = draw(1, size, 6, seed=1), draw(1, size, 6, seed=2)
+    assert compared(model, draw(size, 7, 6), step=lambda x: model(x, state)) is None
+
+
+@pytest.mark.xfail(reason="two values are taken for one of each of two samples")
+@pytest.mark.parametrize("make", [lambda: Pair(1, 2), lambda: (1, 2), lambda: [1, 2]])  # type: ignore[arg-type]
+def test_two_numbers_are_not_those_of_two_samples(make: Callable[[], Any]) -> None:
+    torch.manual_seed(0)
+    model = Given(lambda x, numbers: x * numbers[0] + x.flip(1) * numbers[1], sick=False)
+    assert compared(model, draw(2, 6), step=lambda x: model(x, make())) is None
+
+
+@pytest.mark.xfail(reason="items are not copied")
+def test_a_call_that_writes_into_one_item_for_each_sample_does_not_write_into_the_users() -> None:
+    given = [{"x": row} for row in draw(8, 6)]
+    model = Given(lambda items: torch.stack([item["x"].mul_(2) for item in items]), sick=False)
+    with torch.no_grad():
+        (trial,) = trials(model, draw(8, 6), step=lambda x: model(given))
+        left = [item["x"].clone() for item in given]
+        assert trial.compare() is None
+    assert all(torch.equal(item["x"], row) for item, row in zip(given, left, strict=True))
+
+
+@pytest.mark.xfail(reason="items are not copied")
+def test_items_that_the_step_writes_into_later_are_kept_as_they_were() -> None:
+    model = Given(torch.stack, sick=True)
+
+    def step(x: Tensor) -> None:
+        rows = list(x.clone())
+        model(rows)
+        for row in rows:
+            row.zero_()
+
+    found = compared(model, draw(8, 6), step=step)
+    assert found is not None
+    assert found.where == "norm"
+
+
+@pytest.mark.xfail(reason="arguments by keyword are not looked at")
+def test_what_goes_in_by_keyword_goes_in() -> None:
+    class Centres(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x)
+            return self.head(input=hidden - hidden.mean(0))
+
+    found = compared(Centres(), draw(8, 6))
+    assert found is not None
+    assert found.where == "self"
+
+
 def test_a_call_that_wants_the_whole_batch_gets_it() -> None:
     model = Given(lambda x, size: x.reshape(size, 6), sick=True)
     found = compared(model, draw(40, 6), step=lambda x: model(x, len(x)))
@@ -931,7 +1073,7 @@ def test_few_samples_are_not_looked_for_along_the_second_axis() -> None:
 
 def test_stacked_samples_lie_along_the_second_axis_of_sequences_alone() -> None:
     samples = Samples(7, stacked=True)
-    given = (torch.ones(7, 3), torch.ones(3, 7), torch.ones(3, 7, 4), torch.ones(7, 7), torch.ones(()))
+    given = (torch.ones(7, 3), torch.ones(3, 7), torch.ones(3, 7, 4), torch.ones(7, 7, 4), torch.ones(()))
     assert [samples.axis(each) for each in given] == [0, None, 1, None, None]
 
 
