@@ -629,6 +629,25 @@ def test_weights_are_not_loaded() -> None:
     assert here.before == here.within == here.after
 
 
+SWAPS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "data": lambda m, x: setattr(m.net[0].weight, "data", torch.ones_like(m.net[0].weight)),
+    "parameter": lambda m, x: setattr(m.net[0], "weight", nn.Parameter(torch.ones_like(m.net[0].weight))),
+    "vector": lambda m, x: nn.utils.vector_to_parameters(torch.ones(10_000), m.parameters()),
+    "frozen": lambda m, x: m.net[0].weight.requires_grad_(False),
+}
+
+
+@pytest.mark.xfail(reason="it is no operation that torch dispatches, and is not put back")
+@pytest.mark.parametrize("act", SWAPS.values(), ids=SWAPS)
+def test_weights_that_are_swapped_for_others_are_refused_or_put_back(act: Callable[[Any, Tensor], Any]) -> None:
+    def look(module: Any) -> Any:
+        return weights(module), [each.requires_grad for each in module.parameters()]
+
+    here = validated(Here(act, look=look), Student())
+    assert here.fault is None or isinstance(here.fault, LearningError)
+    assert here.after == here.before
+
+
 def test_what_is_no_weight_may_be_written_to() -> None:
     def act(module: Any, x: Tensor) -> None:
         x.clone().add_(module.net[0].weight.sum())
