@@ -187,12 +187,24 @@ def _state(module: nn.Module, kept: "_Kept") -> Callable[[], None]:
     """What puts the attributes and buffers of a module back."""
     if isinstance(module, torch.jit.ScriptModule):
         return _scripted(module, kept)
+    homes: list[dict[str, Any]] = [module._parameters, module._modules]
+    registered = [(each, dict(each)) for each in homes]
+    weights = [(each, each.data, each.requires_grad) for each in module._parameters.values() if each is not None]
     names, buffers = dict(module._buffers), [each for each in module._buffers.values() if each is not None]
     values = kept.tensors(buffers)
     own = {name: value for name, value in vars(module).items() if _is_state(name)}
     contents = [kept.contents(value, _DEPTH) for value in own.values()]
 
     def restore() -> None:
+        for known, old in registered:
+            if not _same(known, old):
+                known.clear()
+                known.update(old)
+        for weight, data, learns in weights:
+            if weight.requires_grad != learns:
+                weight.requires_grad_(learns)
+            if not torch.nn.parameter.is_lazy(weight) and _storage(weight) != _storage(data):
+                weight.data = data
         values()
         module._buffers.clear()
         module._buffers.update(names)

@@ -83,11 +83,16 @@ class SampleWatch(Watch):
     @override
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         inputs = self._inputs.pop()
+        if self._deep and kwargs:
+            self._guard(self._see_keywords, inputs, kwargs)
         if self._deep or not self._stack:
             self._guard(self._keep, module, inputs, output)
 
     def _see_inputs(self, args: tuple[Any, ...]) -> None:
         self._inputs[-1].extend(sketches(args, self._samples))
+
+    def _see_keywords(self, inputs: list[Sketch], kwargs: Mapping[str, Any]) -> None:
+        inputs.extend(sketches(kwargs, self._samples))
 
     def _keep(self, module: nn.Module, inputs: list[Sketch], output: Any) -> None:
         predicts = is_predictor(module)
@@ -129,7 +134,7 @@ class CallKeeper(Watch):
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         wraps = not self._stack and type(module).__name__ == _WRAPPER
         step = len(self._stack) == 1 and type(self._stack[0]).__name__ == _WRAPPER
-        if wraps or step or self._is_inside(self._stack) or len(self.calls) >= _KEPT:
+        if output is None or wraps or step or self._is_inside(self._stack) or len(self.calls) >= _KEPT:
             return
         if is_predictor(module):
             self._guard(self._keep, module, args, kwargs)

@@ -38,7 +38,7 @@ class Diary(Watch):
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.write(f"+{self._names.path(module, self._stack)}")
 
-    def _leave(self, module: nn.Module, output: Any) -> None:
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self.write(f"-{self._names.path(module, self._stack)}")
 
     def wants(self, function: Callable[..., Any]) -> bool:

@@ -265,6 +265,19 @@ def _sources(keep: Tensor) -> Tensor:
 # Batches.
 
 
+class AmbiguousError(Exception):
+    """A tensor may have the samples along one axis or another, or none."""
+
+
+Identity = tuple[int, tuple[int, ...], tuple[int, ...]]
+"""Memory, shape and strides of a tensor."""
+
+
+def identity(tensor: Tensor) -> Identity:
+    """What tells a tensor of the batch from others, views of it too."""
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
 @dataclass(frozen=True)
 class Samples:
     """Where the samples of a batch lie.
@@ -272,30 +285,41 @@ class Samples:
     Attributes:
         count: How many there are.
         stacked: Whether they lie along the first axis of every tensor of the batch, for certain.
-        stacks: The memory of the tensors for which that is certain.
+        stacks: The tensors for which that is certain, or that have nothing else (labels, lengths).
     """
 
     count: int
     stacked: bool
-    stacks: frozenset[int] = frozenset()
+    stacks: frozenset[Identity] = frozenset()
 
     def axis(self, tensor: Tensor) -> int | None:
-        """The axis of a tensor that they lie along; None if there is none, or it may be either of two."""
+        """The axis of a tensor that they lie along; None if it has none.
+
+        Raises:
+            AmbiguousError: if another axis may be as long by chance: where there is but one, where two are, where it is
+                the second of two, and where there are so few samples that it may be the channels.
+        """
+        if identity(tensor) in self.stacks:
+            return 0
         axes = [axis for axis in range(min(tensor.dim(), 2)) if tensor.shape[axis] == self.count]
-        features = self.stacked and tensor.dim() == 2 and tensor.is_floating_point()  # as many as samples
-        if tensor.data_ptr() in self.stacks or features:
-            axes = [axis for axis in axes if axis == 0]
-        if len(axes) != 1 or (axes[0] == 1 and (self.count <= _FEW or (self.stacked and tensor.dim() < 3))):
+        if not axes:
             return None
+        second = axes == [1] and (self.count <= _FEW or tensor.dim() < 3)
+        if len(axes) > 1 or tensor.dim() == 1 or second:
+            raise AmbiguousError
         return axes[0]
 
-    def kept(self, given: Any) -> Any:
-        """Arguments of a call, copied, with the samples marked; None if there are none."""
+    def kept(self, call: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The arguments of a call, copied, with the samples marked; None if there are none, or that is not certain."""
+        args, kwargs = call
         try:
-            marked, found = _marked(given, self)
-        except Exception:  # noqa: BLE001  # what cannot be made anew is not tried
+            marked = [_marked(each, self) for each in args]
+            named = {name: _marked(each, self) for name, each in kwargs.items()}
+        except Exception:  # noqa: BLE001  # what is not certain, or cannot be made anew, is not tried
             return None
-        return marked if found else None
+        if not any(has for _, has in (*marked, *named.values())):
+            return None
+        return tuple(each for each, _ in marked), {name: each for name, (each, _) in named.items()}
 
 
 @dataclass(frozen=True)
@@ -313,7 +337,7 @@ class Sampled:
     def take(self, order: Tensor) -> Any:
         """The samples in an order, copied."""
         if self.axis is None:
-            return type(self.value)([self.value[index] for index in order.tolist()])
+            return type(self.value)(_copied(self.value[index]) for index in order.tolist())
         return self.value.index_select(self.axis, order.to(self.value.device))
 
 
@@ -338,7 +362,8 @@ def find_samples(batch: Any, *, batch_size: int | None, stacked: bool) -> Sample
     if count < 2:
         raise CannotTryError("a batch holds one sample only")
     dense = (tensor for tensor in found if tensor.layout == torch.strided)
-    return Samples(count, stacked, frozenset(each.data_ptr() for each in dense) if stacked else frozenset())
+    sure = (tensor for tensor in dense if stacked or (tensor.dim() == 1 and len(tensor) == count))  # labels, lengths
+    return Samples(count, stacked, frozenset(map(identity, sure)))
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -363,13 +388,25 @@ def _marked(value: Any, samples: Samples) -> tuple[Any, bool]:
         axis = samples.axis(value) if plain else None
         copied = value.detach().clone()
         return (copied, False) if axis is None else (Sampled(copied, axis), True)
-    if isinstance(value, list | tuple) and len(value) == samples.count and not any(map(_is_sampled(samples), value)):
-        return Sampled(value, None), True  # one item for each sample
+    if type(value) in (list, tuple) and len(value) == samples.count and all(map(_is_item, value)):
+        tensors = [each for each in value if isinstance(each, Tensor)]
+        if not any(samples.axis(each) is not None for each in tensors):
+            if tensors and samples.count <= _FEW:  # a pair of states, say
+                raise AmbiguousError
+            return Sampled(type(value)(_copied(each) for each in value), None), True  # one item for each sample
     return _rebuilt(value, lambda each: _marked(each, samples))
 
 
-def _is_sampled(samples: Samples) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, Tensor) and not value.is_nested and samples.axis(value) is not None
+def _is_item(value: Any) -> bool:
+    """Whether it looks like a sample, and not like a size."""
+    return isinstance(value, Tensor | str | Mapping)
+
+
+def _copied(value: Any) -> Any:
+    """A copy of a nested value, with its tensors."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return _rebuilt(value, lambda each: (_copied(each), False))[0]
 
 
 def _filled(value: Any, order: Tensor) -> Any:

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812  # as in the programs that ar
 
 from lightning_diagnostics.diagnostics.batch_norm import dependence
 from lightning_diagnostics.diagnostics.batch_norm.dependence import (
+    AmbiguousError,
     CannotTryError,
     Dependence,
     Sampled,
@@ -31,8 +32,7 @@ from lightning_diagnostics.diagnostics.batch_norm.trying import Trying
 from lightning_diagnostics.probes import CallKeeper
 from tests.helpers import trainer
 
-PAIR = pytest.param(2, marks=pytest.mark.xfail(reason="(args, kwargs) is taken for two samples"))
-SIZES = [PAIR, 3, 5, 8, 32]
+SIZES = [2, 3, 5, 8, 32]
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -642,7 +642,6 @@ LIKE_SAMPLES = {
             *case,
             length,
             id=f"{name}-{length}",
-            marks=[pytest.mark.xfail(reason="taken for samples")] if (name, length) in LIKE_SAMPLES else [],
         )
         for name, case in ASIDE.items()
         for length in (7, 8)
@@ -668,18 +667,16 @@ class Stateful(nn.Module):
         return self.lstm(x, state)[0]
 
 
-FEW = [pytest.param(size, marks=pytest.mark.xfail(reason="the state is not moved with its sample")) for size in (3, 4)]
-
-
-@pytest.mark.parametrize("size", [PAIR, *FEW, 5, 8, 32])
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 8, 32])
 def test_a_state_that_is_given_is_passed_in_silence(size: int) -> None:
     torch.manual_seed(0)
     model = Stateful()
     state = draw(1, size, 6, seed=1), draw(1, size, 6, seed=2)
-    assert compared(model, draw(size, 7, 6), step=lambda x: model(x, state)) is None
+    found = trials(model, draw(size, 7, 6), step=lambda x: model(x, state))
+    assert len(found) == (size > 4)  # else it may be channels
+    assert [each.compare() for each in found] == [None] * len(found)
 
 
-@pytest.mark.xfail(reason="two values are taken for one of each of two samples")
 @pytest.mark.parametrize("make", [lambda: Pair(1, 2), lambda: (1, 2), lambda: [1, 2]])  # type: ignore[arg-type]
 def test_two_numbers_are_not_those_of_two_samples(make: Callable[[], Any]) -> None:
     torch.manual_seed(0)
@@ -687,7 +684,6 @@ def test_two_numbers_are_not_those_of_two_samples(make: Callable[[], Any]) -> No
     assert compared(model, draw(2, 6), step=lambda x: model(x, make())) is None
 
 
-@pytest.mark.xfail(reason="items are not copied")
 def test_a_call_that_writes_into_one_item_for_each_sample_does_not_write_into_the_users() -> None:
     given = [{"x": row} for row in draw(8, 6)]
     model = Given(lambda items: torch.stack([item["x"].mul_(2) for item in items]), sick=False)
@@ -698,7 +694,6 @@ def test_a_call_that_writes_into_one_item_for_each_sample_does_not_write_into_th
     assert all(torch.equal(item["x"], row) for item, row in zip(given, left, strict=True))
 
 
-@pytest.mark.xfail(reason="items are not copied")
 def test_items_that_the_step_writes_into_later_are_kept_as_they_were() -> None:
     model = Given(torch.stack, sick=True)
 
@@ -713,7 +708,6 @@ def test_items_that_the_step_writes_into_later_are_kept_as_they_were() -> None:
     assert found.where == "norm"
 
 
-@pytest.mark.xfail(reason="arguments by keyword are not looked at")
 def test_what_goes_in_by_keyword_goes_in() -> None:
     class Centres(nn.Module):
         def __init__(self) -> None:
@@ -777,7 +771,7 @@ def test_a_call_that_fails_with_other_samples_cannot_be_tried() -> None:
 def test_a_call_that_gives_no_rows_cannot_be_tried() -> None:
     words = "no module that the step calls gives one row of numbers per sample"
     cannot(Model(Does(lambda x: x.mean(0))), draw(8, 6), words)
-    cannot(Does(lambda x: None), draw(8, 6), words)
+    assert trials(Does(lambda x: None), draw(8, 6)) == []
     assert trials(nn.Linear(6, 1), draw(8, 6), step=lambda x: None) == []
 
 
@@ -989,7 +983,6 @@ def test_samples_are_taken_out_of_arguments_of_every_form() -> None:
         "list": [X, [X]],
         "words": words,
         "targets": [{"box": X[0]}, {"box": X[1]}, {"box": X[2]}, {"box": X[3]}],
-        "ragged": [X[0, :1], X[1, :2], X[2], X[3]],
         "class": Batch(X, words),
         "computed": Computed(X),
         "ordered": OrderedDict(x=X),
@@ -1012,7 +1005,6 @@ def test_samples_are_taken_out_of_arguments_of_every_form() -> None:
     assert torch.equal(some["list"][1][0], rows)
     assert some["words"] == ["c", "a", "a"]
     assert [each["box"].tolist() for each in some["targets"]] == rows.tolist()
-    assert [len(each) for each in some["ragged"]] == [3, 1, 1]
     assert isinstance(some["class"], Batch)
     assert torch.equal(some["class"].x, rows)
     assert some["class"].words == ["c", "a", "a"]
@@ -1056,33 +1048,36 @@ def test_a_sample_may_stand_for_another() -> None:
     assert Sampled(("a", "b", "c"), None).take(ORDER) == ("c", "a", "a")
 
 
+def _axis(samples: Samples, tensor: Tensor) -> Any:
+    try:
+        return samples.axis(tensor)
+    except AmbiguousError:
+        return "?"
+
+
 def test_samples_may_lie_along_the_second_axis() -> None:
     wide = torch.ones(3, 7)
     samples = find_samples((wide, torch.ones(7)), batch_size=7, stacked=False)
     assert (samples.count, samples.stacked) == (7, False)
-    given = (wide, wide.T, torch.ones(7, 7), torch.ones(3, 3, 7), torch.ones(()), torch.ones(2, 7, 4))
-    assert [samples.axis(each) for each in given] == [1, 0, None, None, None, 1]
+    given = (wide.T, torch.ones(3, 3, 7), torch.ones(()), torch.ones(2, 7, 4), wide, torch.ones(7, 7), torch.ones(7))
+    assert [_axis(samples, each) for each in given] == [0, None, None, 1, "?", "?", "?"]
 
 
 def test_few_samples_are_not_looked_for_along_the_second_axis() -> None:
     for count in (2, 3, 4):
         samples = Samples(count, stacked=False)
-        assert samples.axis(torch.ones(count, 9)) == 0
-        assert samples.axis(torch.ones(9, count, 9)) is None, "channels, maybe"
-
-
-def test_stacked_samples_lie_along_the_second_axis_of_sequences_alone() -> None:
-    samples = Samples(7, stacked=True)
-    given = (torch.ones(7, 3), torch.ones(3, 7), torch.ones(3, 7, 4), torch.ones(7, 7, 4), torch.ones(()))
-    assert [samples.axis(each) for each in given] == [0, None, 1, None, None]
+        assert _axis(samples, torch.ones(count, 9)) == 0
+        assert _axis(samples, torch.ones(9, count, 9)) == "?", "channels, maybe"
+    assert _axis(Samples(5, stacked=False), torch.ones(9, 5, 9)) == 1
 
 
 def test_of_two_axes_that_are_as_long_the_first_has_the_samples_of_a_tensor_of_the_batch() -> None:
     batch = torch.ones(7, 7, 3)
     samples = find_samples(batch, batch_size=7, stacked=True)
-    assert samples.axis(batch) == 0
-    assert samples.axis(batch.clone()) is None
-    assert find_samples(batch, batch_size=7, stacked=False).axis(batch) is None
+    assert _axis(samples, batch) == 0
+    assert _axis(samples, batch.clone()) == "?"
+    assert _axis(samples, batch.transpose(0, 1)) == "?"
+    assert _axis(find_samples(batch, batch_size=7, stacked=False), batch) == "?"
 
 
 @pytest.mark.parametrize("form", [lambda x: x, lambda x: (x, x[:, 0]), lambda x: {"a": [x]}, lambda x: (x, "s", 1)])

@@ -440,18 +440,18 @@ def test_the_odd_modules_are_really_tried_with_other_samples(monkeypatch: pytest
         guard = BatchNormGuard(strict=True)
         outcome(make, tmp_path / make.__name__, "validate", guard)
         assert trials
-        assert [finding for finding in guard.findings if finding.code == "BN901"] == [], make
+        blind = [finding for finding in guard.findings if finding.code == "BN901"]
+        assert bool(blind) == (make is Draws), make  # 64 features in a batch of 64, which are not those of the loader
 
 
-class CountsItsCalls(Draws):
+class CountsItsCalls(Patient):
     """Its ``forward`` counts and draws."""
 
     steps = 0
 
     def forward(self, inputs: Tensor) -> Tensor:
         self.steps += 1
-        noise = torch.rand(1).item() + float(torch.rand(1, generator=self.own))
-        return super().forward(inputs) + 0 * noise
+        return super().forward(inputs) + 0 * torch.rand(1).item()
 
 
 class _Careless:
@@ -474,7 +474,7 @@ def test_a_guard_that_puts_nothing_back_is_caught(monkeypatch: pytest.MonkeyPatc
     assert differences(right, careful) == set()
     monkeypatch.setattr(trying, "undisturbed", careless)
     wrong = outcome(CountsItsCalls, tmp_path / "careless", "validate", BatchNormGuard(strict=True))
-    assert {"steps", "rng.torch", "own"} <= differences(right, wrong)
+    assert {"steps", "rng.torch"} <= differences(right, wrong)
 
 
 def test_a_run_is_the_same_as_itself(tmp_path: Path) -> None:
