@@ -56,10 +56,11 @@ class BatchNormGuard(DiagnosticCallback):
     What it costs: in every batch the modes of these modules are compared, which is some microseconds of Python and no
     operation of torch. At looks (in training the first batch and the last of every epoch, at least eight spread over it
     and one every ``every_n_train_steps``; in an evaluation up to five batches) two hooks of the process see the calls,
-    running statistics are compared before and after, and one transfer brings them to the host. Once in a run the step
-    of an evaluation is run five times more on up to 31 samples of a batch, with other samples in the places of some:
-    a prediction should not change. Generators of random numbers, buffers, metrics, lists and other attributes of the
-    module are put back, and loggers stood in for; what the step writes elsewhere (a file) is written.
+    running statistics are compared before and after, and their values are brought to the host. With ``fix=True`` the
+    hooks are on in every batch of an evaluation. Once in a run for each kind of evaluation, the calls of modules that
+    the step of a batch has made are made again after it, five times (seven to name the guilty module) on up to 31 of
+    its samples, with other samples in the places of some: a prediction should not change. Generators of random numbers,
+    buffers, metrics, lists and other attributes of the module are put back; the step itself is not run again.
 
     What is drawn, at every validation, under ``batch_norm/<quantity>/<layer>``: shift of the mean and log ratio of the
     variance between running statistics and validation batches, and training batches; rows of the smallest batch;

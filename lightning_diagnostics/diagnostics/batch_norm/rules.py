@@ -262,7 +262,8 @@ def statistics_mismatch(measured: "LayerStatistics", limits: Limits) -> Verdict:
     statistics: a lower learning rate, larger batches, or statistics recomputed before validation.
 
     ## When it is wrong
-    A validation set from another domain is another domain. Norms that were in evaluation mode in training are not
+    A validation set from another domain is another domain, and so are the first few batches of one that is sorted by
+    class (``limit_val_batches``). Norms that were in evaluation mode in training are not
     judged: the network was trained with these very statistics. The first updates of a run are not either, and what
     the values at its start still weigh later is taken out: it matters where variances are small.
     """
@@ -390,9 +391,10 @@ def batch_dependent_prediction(measured: "Dependence", limits: Limits) -> Verdic
     """In evaluation, the prediction for a sample depends on the other samples of its batch, or on its place in it.
 
     ## What it means
-    The step of the evaluation was run again on up to 31 samples of a batch, with half of them replaced by others, and
-    the predictions for the samples that stayed were compared. They changed. The finding names the first module whose
-    output changed while what goes into it did not; ``self`` is the step, or the ``forward``, of the LightningModule.
+    The calls of modules in a step of the evaluation were made again on up to 31 samples of a batch, with half of them
+    replaced by others, and what came out for the samples that stayed was compared. It changed. The finding names the
+    first module whose output changed while what goes into it did not; ``self`` is code in the ``forward`` of the
+    LightningModule.
 
     ## Why it matters
     The metric depends on batch size, order and the company a sample is in; a model that serves one request at a time
