@@ -281,6 +281,9 @@ PROGRAMS = (
     _averaging("weight_averaging_own_buffers", partial(WeightAveraging, use_buffers=False)),
     _averaging("ema_0.95", partial(EMAWeightAveraging, decay=0.95)),
     _averaging("ema_0.95_own_buffers", partial(EMAWeightAveraging, decay=0.95, use_buffers=False)),
+    _averaging("ema_0.99", partial(EMAWeightAveraging, decay=0.99), 10),
+    _averaging("ema_0.99_own_buffers", partial(EMAWeightAveraging, decay=0.99, use_buffers=False), 10),
+    _averaging("ema_0.99_from_later_on", partial(EMAWeightAveraging, decay=0.99, update_starting_at_epoch=2), 8),
     _averaging("ema_0.9_sgd_0.5", partial(EMAWeightAveraging, decay=0.9), 6, FAST),
     _averaging("swapped_by_hand", Swapped),
     Program(Averaged, images(32), 6, 0.85),
@@ -290,10 +293,3 @@ PROGRAMS = (
     Program(partial(MeanTeacher, evaluates=True), digits(), 5, 0.9, "MeanTeacherInEvaluation"),
     Program(Distilled, digits(), 5, 0.8),
 )
-
-SLOW_AVERAGES = (
-    _averaging("ema_0.99", partial(EMAWeightAveraging, decay=0.99), 10),
-    _averaging("ema_0.99_own_buffers", partial(EMAWeightAveraging, decay=0.99, use_buffers=False), 10),
-    _averaging("ema_0.99_from_later_on", partial(EMAWeightAveraging, decay=0.99, update_starting_at_epoch=2), 8),
-)
-"""Averages that go back to the first steps: early on they fit neither their statistics nor the data."""
