@@ -441,7 +441,11 @@ def test_the_odd_modules_are_really_tried_with_other_samples(monkeypatch: pytest
         outcome(make, tmp_path / make.__name__, "validate", guard)
         assert trials
         blind = [finding for finding in guard.findings if finding.code == "BN901"]
-        derived = make in (Draws, ChangesWeights)  # 64 features in a batch of 64, and not the tensor of the loader
+        derived = make in (
+            Draws,
+            ChangesWeights,
+            Takes,
+        )  # 64 features in a batch of 64, and not the tensor of the loader
         assert bool(blind) == derived, make
 
 
