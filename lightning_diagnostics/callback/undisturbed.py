@@ -1,4 +1,4 @@
-"""Running a step of the user's module once more, as if it had never run: what it touches is put back."""
+"""Making calls of the user's modules once more, as if they had never been made: what they touch is put back."""
 
 import contextlib
 import copy
@@ -65,8 +65,8 @@ class Traces:
 
 
 @contextlib.contextmanager
-def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[Traces]:
-    """Within it modules may run; afterwards nothing of the run has changed, whatever was raised.
+def undisturbed(trainer: Trainer, pl_module: LightningModule, *others: nn.Module) -> Iterator[Traces]:
+    """Within it the module, and others that are no part of it, may run; afterwards nothing of the run has changed.
 
     Put back are the generators of random numbers, buffers, gradients, and what the module and its submodules have as
     attributes: numbers, tensors, lists, dicts, sets, objects of the user's classes and the states of metrics.
@@ -79,10 +79,12 @@ def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[Traces
     """
     with contextlib.ExitStack() as stack:
         kept = _Kept()
-        restores = [_generators(trainer, kept), *(_state(module, kept) for module in kept.new(pl_module))]
+        modules = (module for root in (pl_module, *others) for module in kept.new(root))
+        restores = [_generators(trainer, kept), *(_state(module, kept) for module in modules)]
         traces = Traces(kept, restores)
         stack.callback(traces.restore)
-        stack.callback(_gradients(pl_module))
+        for root in (pl_module, *others):
+            stack.callback(_gradients(root))
         stack.callback(register_optimizer_step_pre_hook(_refuse).remove)
         for module in pl_module.modules():
             for name in ("log", "log_dict") if isinstance(module, LightningModule) else ():
@@ -91,7 +93,7 @@ def undisturbed(trainer: Trainer, pl_module: LightningModule) -> Iterator[Traces
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.CRITICAL)
-        stack.enter_context(_Alone(pl_module))
+        stack.enter_context(_Alone(pl_module, *others))
         yield traces
 
 
@@ -106,9 +108,10 @@ def _refuse(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
 class _Alone(TorchDispatchMode):
     """Raises before anything is exchanged with other processes, or written to a module's weights."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, *modules: nn.Module) -> None:
         super().__init__()
-        self._weights = {number for weight in module.parameters() if (number := _storage(weight)) is not None}
+        weights = (weight for module in modules for weight in module.parameters())
+        self._weights = {number for weight in weights if (number := _storage(weight)) is not None}
 
     @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -28,7 +28,7 @@ from lightning_diagnostics.probes.norms import (
 )
 from lightning_diagnostics.probes.reach import is_parameter, parts_of_graph
 from lightning_diagnostics.probes.readings import BUCKETS, Reading, Readings
-from lightning_diagnostics.probes.running import RunningStatistics, Statistics
+from lightning_diagnostics.probes.running import RunningStatistics, Statistics, same_statistics
 from lightning_diagnostics.probes.samples import Call, CallKeeper, Kept, SampleWatch, Sketch, sketches
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "parts_of_graph",
     "paths",
     "running_statistics",
+    "same_statistics",
     "saved_storages",
     "saved_tensors",
     "sketches",

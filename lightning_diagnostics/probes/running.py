@@ -14,6 +14,11 @@ Statistics = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Means and variances by channel."""
 
 
+def same_statistics(one: Statistics, other: Statistics) -> bool:
+    """Whether means and variances are equal; NaN is the same as NaN."""
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))
+
+
 class RunningStatistics:
     """A copy of the running means and variances of some norms, which stays on their device.
 

@@ -55,16 +55,12 @@ class SampleWatch(Watch):
         names: See `Watch`.
         samples: How many samples there are in the batch.
         deep: Whether that is done for every module; else for what comes out of those that no other module calls.
-        mend: Called with a module that is in training mode before it runs, if that is to be put right.
     """
 
-    def __init__(
-        self, names: dict[str, str], samples: int, *, deep: bool, mend: Callable[[nn.Module], None] | None = None
-    ) -> None:
+    def __init__(self, names: dict[str, str], samples: int, *, deep: bool) -> None:
         super().__init__(names)
         self._samples = samples
         self._deep = deep
-        self._mend = mend
 
     @override
     def _reset(self) -> None:
@@ -74,8 +70,6 @@ class SampleWatch(Watch):
 
     @override
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._mend is not None and getattr(module, "training", False):
-            self._mend(module)
         self._inputs.append([])
         if self._deep:
             self._guard(self._see_inputs, args)

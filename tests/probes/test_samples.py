@@ -209,22 +209,6 @@ def test_a_pass_is_forgotten_when_it_stops_and_not_before() -> None:
     assert watch.calls == []
 
 
-def test_modules_in_training_mode_are_put_right_before_they_run() -> None:
-    net = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5).eval())
-    mended = []
-
-    def mend(module: nn.Module) -> None:
-        mended.append(module)
-        module.training = False
-
-    watch = SampleWatch({}, 5, deep=False, mend=mend)
-    watch.start(net, functional=False, running=lambda: True)
-    x = draw(5, 3)
-    assert torch.equal(net(x), x)
-    watch.stop()
-    assert mended == [net, net[0]]
-
-
 def test_an_output_that_cannot_be_sketched_is_a_fault_of_the_watch_alone() -> None:
     class Strange(nn.Module):
         def forward(self, x: Tensor) -> Any:

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,6 @@ from lightning_diagnostics.findings import Diagnosis, Finding, Rule, Severity
 from lightning_diagnostics.probes import NormWatch, RunningStatistics, by_design
 
 BatchDependence = Literal["once", "every", "off"]
-Measured = TypeVar("Measured")
 
 _CLOSES_AFTER = 2  # evaluations, or looks, in a row that do not repeat a finding
 _FAILURES = 9  # trials that could not be made, after which no more is begun

@@ -15,7 +15,8 @@ _PRIMES = (31, 29, 23, 19, 17, 13, 11)  # samples that are tried: primes, lest a
 _FEW = 4  # samples, up to which they are not looked for along the second axis: it may be channels
 _FINE = 1e-5  # the rounding of a dtype, above which it has 16 bits
 _ROUNDINGS, _COARSE_ROUNDINGS = 100.0, 2.0  # of a dtype (of 16 bits), below which two numbers are the same
-_SECONDS = 5.0  # that a call may take to be made four times more
+SECONDS = 5.0
+"""That a call may take to be made four times more, and that those of a step may take before no more is begun."""
 _AGAIN = 10.0  # times what two runs of the same batch differ by
 
 
@@ -113,7 +114,7 @@ class Trial:
             if count == self.length:
                 raise
             return self.compare(self.length)  # it may want whole batches
-        if taken > _SECONDS:
+        if taken > SECONDS:
             raise TooSlowError(f"a call of {control[-1].path} takes {taken:.0f} s, and would be made four times more")
         if not any(call.outermost and call.outputs for call in control):
             raise CannotTryError("no module that the step calls gives one row of numbers per sample")

@@ -19,6 +19,7 @@ from lightning_diagnostics.probes import (
     by_design,
     kind_of,
     obeys_mode,
+    same_statistics,
 )
 
 STAGES = {"sanity_check": "sanity check", "validate": "validation", "test": "test", "predict": "prediction"}
@@ -231,7 +232,7 @@ class Evaluation:
         if self._before.same(after):
             return set()
         old, new = self._before.read_with(after)
-        return {path for path in old.keys() & new.keys() if not _equal(old[path], new[path])}
+        return {path for path in old.keys() & new.keys() if not same_statistics(old[path], new[path])}
 
     def _take(self, path: str, calls: NormCalls) -> None:
         if calls.moments:
@@ -292,7 +293,3 @@ class Evaluation:
 _HARD_CODED = Flip("", "hard-coded")
 _MODE = Flip()  # of the module that calls a function: where that flipped is not noted
 _UNREGISTERED = Flip("it is no part of the model that eval() reaches", "unregistered")
-
-
-def _equal(old: Statistics, new: Statistics) -> bool:
-    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(old, new, strict=True))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_diagnostics.probes import Statistics
+from lightning_diagnostics.probes import Statistics, same_statistics
 from lightning_diagnostics.statistics import Moments, statistics_mismatch
 from lightning_diagnostics.tensorboard import quantity
 
@@ -318,8 +318,7 @@ def far_apart(statistics: Sequence[Mapping[str, Statistics]], eps: float = 1e-5)
         for layer in (each for each in first if each in other):
             if first[layer][0].shape != other[layer][0].shape:
                 continue
-            same = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first[layer], other[layer], strict=True))
-            if not same:
+            if not same_statistics(first[layer], other[layer]):
                 shifts = statistics_mismatch(*first[layer], *other[layer], eps=eps)
                 shift = max((each for each in shifts if not np.isnan(each)), default=np.inf)  # one of them is all NaN
                 found[layer] = max(found.get(layer, 0.0), shift)

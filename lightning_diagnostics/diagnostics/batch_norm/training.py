@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_diagnostics.diagnostics.batch_norm.measure import Drift, SmallBatch, of_update
 from lightning_diagnostics.diagnostics.batch_norm.modes import Modes
-from lightning_diagnostics.probes import NormCalls, RunningStatistics, Statistics, kind_of
+from lightning_diagnostics.probes import NormCalls, RunningStatistics, Statistics, kind_of, same_statistics
 from lightning_diagnostics.statistics import statistics_mismatch
 
 _RECENT = 8  # looks that the statistics of training batches are the median of
@@ -90,7 +90,7 @@ class TrainingLooks:
                 self.calls[path] = max(self.calls.get(path, 0), each)
         old, new = before.read_with(after)
         for path in (each for each in modes.norms if each in old and each in new):
-            if old[path][0].shape == new[path][0].shape and _moved(old[path], new[path]):
+            if old[path][0].shape == new[path][0].shape and not same_statistics(old[path], new[path]):
                 self.trained.add(path)
                 if written is None or written.get(path, 0) <= 1:
                     self._take_update(path, modes.norms[path], old[path], new[path], seen.get(path))
@@ -171,7 +171,3 @@ def epsilon(norm: nn.Module) -> float:
     """What a norm adds to a variance."""
     eps: Any = getattr(norm, "eps", None)
     return float(eps) if isinstance(eps, int | float) and eps > 0 else 1e-5
-
-
-def _moved(old: Statistics, new: Statistics) -> bool:
-    return not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(old, new, strict=True))

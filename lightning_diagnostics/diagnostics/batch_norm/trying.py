@@ -1,6 +1,7 @@
 """Trying the calls of an evaluation's step again, with other samples: with what the Trainer has to do for it."""
 
 import contextlib
+import time
 from collections.abc import Mapping
 
 import torch
@@ -10,9 +11,11 @@ from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
 from lightning_diagnostics.callback.undisturbed import CannotRestoreError, undisturbed
 from lightning_diagnostics.diagnostics.batch_norm.dependence import (
+    SECONDS,
     CannotTryError,
     Dependence,
     Samples,
+    TooSlowError,
     Trial,
     find_samples,
 )
@@ -69,13 +72,20 @@ class Trying:
         worst: Dependence | None = None
         tried = 0
         try:
-            with insides.evaluation_context(trainer), context, undisturbed(trainer, pl_module) as traces:
+            others = (call.module for call in calls)
+            with insides.evaluation_context(trainer), context, undisturbed(trainer, pl_module, *others) as traces:
+                begun = time.perf_counter()
                 for call in calls:
+                    if tried and time.perf_counter() - begun > SECONDS:
+                        break  # each takes little, all together not
                     trial = Trial(
                         pl_module, call, traces, stage, self._names, self._samples.count, self._samples.stacked
                     )
                     try:
                         found = trial.compare()
+                    except TooSlowError as fault:
+                        reason = fault
+                        break
                     except CannotTryError as fault:
                         reason = reason or fault
                         continue

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # as in the programs that are tried
+from torch.utils.data import DataLoader
 
-from lightning_diagnostics.diagnostics.batch_norm import dependence
+from lightning_diagnostics import BatchNormGuard
+from lightning_diagnostics.diagnostics.batch_norm import dependence, trying
 from lightning_diagnostics.diagnostics.batch_norm.dependence import (
     AmbiguousError,
     CannotTryError,
@@ -785,10 +788,35 @@ def test_a_call_that_does_not_look_at_its_samples_cannot_be_tried() -> None:
 def test_a_call_that_takes_long_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     model = Does(lambda x: calls.append(1) or x)
-    monkeypatch.setattr(dependence, "_SECONDS", 0.0)
+    monkeypatch.setattr(dependence, "SECONDS", 0.0)
     with pytest.raises(TooSlowError, match=r"^a call of self takes 0 s, and would be made four times more$"):
         compared(model, draw(8, 6))
     assert len(calls) == 2
+
+
+def test_of_calls_that_take_too_long_together_no_more_are_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    class Many(BoringModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList(nn.Sequential(nn.Linear(32, 2)) for _ in range(3))
+            for index, part in enumerate(self.parts):
+                part.register_forward_hook(lambda *args, index=index: calls.append(index))
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            for part in self.parts:
+                part(batch)
+
+    monkeypatch.setattr(trying, "SECONDS", 0.0)
+    guard = BatchNormGuard(strict=True)
+    loader = DataLoader(RandomDataset(32, 16), batch_size=16)
+    trainer(guard).validate(Many(), loader, verbose=False)
+    assert [calls.count(index) for index in range(3)] == [6, 1, 1]
+    calls.clear()
+    monkeypatch.setattr(dependence, "SECONDS", 0.0)
+    trainer(BatchNormGuard(strict=True)).validate(Many(), loader, verbose=False)
+    assert [calls.count(index) for index in range(3)] == [2, 1, 1]
 
 
 def test_a_batch_that_has_to_be_sorted_is_tried_but_not_by_place() -> None:

@@ -459,6 +459,37 @@ class CountsItsCalls(Patient):
         return super().forward(inputs) + 0 * torch.rand(1).item()
 
 
+class Aside(torch.nn.Module):
+    """Counts its calls in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(64)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        return self.norm(inputs)
+
+
+def test_a_module_that_no_attribute_leads_to_is_put_back_too(tmp_path: Path) -> None:
+    def buffers(*guards: Any) -> list[Tensor]:
+        torch.manual_seed(0)
+        aside = Aside()  # in training mode
+
+        class CallsAside(Patient):
+            def score(self, name: str, batch: Batch, batch_idx: int) -> None:
+                aside(batch[0])
+                super().score(name, batch, batch_idx)
+
+        outcome(CallsAside, tmp_path / str(len(guards)), "validate", *guards)
+        return list(aside.buffers())
+
+    guard = BatchNormGuard(strict=True)
+    assert all(map(torch.equal, buffers(), buffers(guard)))
+    assert ("BN107", "self/BatchNorm1d") in {(finding.code, finding.where) for finding in guard.findings}
+
+
 class _Careless:
     """Puts nothing back."""
 
