@@ -72,6 +72,109 @@ class Moments:
         return self.squares / self.count
 
 
+@dataclass(frozen=True)
+class ExponentialMoments:
+    """Mean and variance of a series in which older values count exponentially less.
+
+    The recursion of West (1979) and Finch (2009), seeded with the first value: from ``mean = x`` and ``variance = 0``
+    on, ``d = x - mean``, ``mean += (1 - decay) * d`` and ``variance = decay * (variance + (1 - decay) * d**2)``. It
+    does not cancel where the mean is large beside the spread, as the mean of squares less the square of the mean does.
+
+    Attributes:
+        decay: The weight of the past, between 0 and 1; ``decay = 0.98`` remembers about 99 values.
+        mean: NaN before the first value.
+        variance: The weighted mean squared difference from the mean; 0 after one value.
+        count: Values so far.
+    """
+
+    decay: float = 0.98
+    mean: float = math.nan
+    variance: float = 0.0
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        _probability("decay", self.decay)
+
+    def update(self, value: float) -> "ExponentialMoments":
+        """The moments after one more value.
+
+        Example:
+            >>> ExponentialMoments(0.9).update(1.0).update(2.0).mean
+            1.1
+        """
+        if not self.count:
+            return ExponentialMoments(self.decay, float(value), 0.0, 1)
+        apart = value - self.mean
+        mean = self.mean + (1 - self.decay) * apart
+        variance = self.decay * (self.variance + (1 - self.decay) * apart * apart)
+        return ExponentialMoments(self.decay, mean, variance, self.count + 1)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean, sample variance and coefficient of variation.
+
+    Args:
+        values: One or more finite numbers.
+
+    Returns:
+        The mean; the variance over ``len(values) - 1``, None of a single value; its root over the mean, None where the
+        mean is 0, too.
+
+    Raises:
+        ValueError: if there is no value.
+
+    Example:
+        >>> spread([1.0, 1.2])
+        (1.1, 0.01999999999999999, 0.12856486930664496)
+    """
+    # Validate the arguments.
+    if not values:
+        raise ValueError("values=[]: expected one number or more")
+
+    # Compute the moments, in two passes, so that no spread is lost beside a large mean.
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None, None
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, variance, math.sqrt(variance) / mean if mean else None
+
+
+def gradient_noise(small_square: float, big_square: float, *, small: float, big: float) -> tuple[float, float]:
+    """What two batch sizes tell of the true gradient and of the noise on it (McCandlish et al. 2018, appendix A.1).
+
+    Both estimates are unbiased; their quotient is not. So each is to be averaged over steps by itself, and then
+    ``noise / signal`` is the simple noise scale, in samples: the batch size at which noise and signal are alike. It
+    has no value where the averaged signal is not positive.
+
+    Args:
+        small_square: Squared L2 norm of the mean gradient of ``small`` samples, or the mean of several such.
+        big_square: Squared L2 norm of the mean gradient of ``big`` samples.
+        small: Samples in a small batch, > 0.
+        big: Samples in the big batch, more than ``small``.
+
+    Returns:
+        The signal ``|G|^2 = (big * big_square - small * small_square) / (big - small)``, and the noise ``tr(Sigma) =
+        (small_square - big_square) / (1 / small - 1 / big)`` of one sample. Either may be negative by chance.
+
+    Raises:
+        ValueError: if the sizes are not as described.
+
+    Example:
+        >>> signal, noise = gradient_noise(5.75, 4.625, small=2, big=4)
+        >>> signal, noise, round(noise / signal, 4)
+        (3.5, 4.5, 1.2857)
+    """
+    # Validate the arguments.
+    if not small > 0:
+        raise ValueError(f"small={small!r}: allowed is more than 0")
+    if not big > small:
+        raise ValueError(f"big={big!r}: allowed is more than small={small!r}")
+
+    # Compute the estimates.
+    signal = (big * big_square - small * small_square) / (big - small)
+    return signal, (small_square - big_square) / (1 / small - 1 / big)
+
+
 def statistics_mismatch(
     mean: Any, variance: Any, other_mean: Any, other_variance: Any, *, eps: float
 ) -> tuple[float, float]:

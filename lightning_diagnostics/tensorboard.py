@@ -23,12 +23,14 @@ class Quantity:
         unit: Its unit.
         how: How it is computed.
         chart: The title of the chart of the custom-scalars page that it is a line of; None for none.
+        band: The fields that are the lower and the upper edge of a band around that line; None for none.
     """
 
     tag: str
     unit: str
     how: str
     chart: str | None = None
+    band: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,51 @@ class Histogram:
     squares: float
 
 
-def quantity(*, tag: str, unit: str, how: str, chart: str | None = None) -> Any:
+@dataclass(frozen=True)
+class Image:
+    """A picture, as TensorBoard's Images page shows it.
+
+    Attributes:
+        width: In pixels.
+        height: In pixels.
+        pixels: Red, green and blue of each pixel, row by row.
+    """
+
+    width: int
+    height: int
+    pixels: bytes
+
+    def png(self) -> bytes:
+        """The picture as a file."""
+        from io import BytesIO
+
+        from PIL import Image as Pillow  # TensorBoard needs it, too
+
+        file = BytesIO()
+        Pillow.frombytes("RGB", (self.width, self.height), self.pixels).save(file, "PNG")
+        return file.getvalue()
+
+
+Drawable = float | Histogram | Image
+"""What can be drawn."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of the custom-scalars page.
+
+    Attributes:
+        tags: Patterns of the tags in it; of one with a band, tags in threes: line, lower and upper edge.
+        band: Whether lines have bands around them.
+    """
+
+    tags: tuple[str, ...]
+    band: bool = False
+
+
+def quantity(*, tag: str, unit: str, how: str, chart: str | None = None, band: tuple[str, str] | None = None) -> Any:
     """A field of a measurement that is drawn (the arguments are those of `Quantity`)."""
-    return field(metadata={"quantity": Quantity(tag, unit, how, chart)})
+    return field(metadata={"quantity": Quantity(tag, unit, how, chart, band)})
 
 
 def quantities(measurement: Any) -> dict[str, Quantity]:
@@ -62,32 +106,51 @@ def quantities(measurement: Any) -> dict[str, Quantity]:
     return {f.name: cast(Quantity, f.metadata["quantity"]) for f in fields(measurement) if "quantity" in f.metadata}
 
 
-def drawn(measurement: Any) -> dict[str, float | Histogram]:
+def drawn(measurement: Any) -> dict[str, Drawable]:
     """The values of a measurement by tag; a field that is None could not be measured and is left out."""
-    layer = _allowed(getattr(measurement, "layer", ""))
-    values = (
-        (each.tag.format(layer=layer), getattr(measurement, name)) for name, each in quantities(measurement).items()
-    )
-    return {tag: value if isinstance(value, Histogram) else float(value) for tag, value in values if value is not None}
+    values = ((_tag(measurement, each), getattr(measurement, name)) for name, each in quantities(measurement).items())
+    whole = (Histogram, Image)
+    return {tag: value if isinstance(value, whole) else float(value) for tag, value in values if value is not None}
 
 
-def scalars(values: Mapping[str, float | Histogram]) -> dict[str, float]:
+def scalars(values: Mapping[str, Drawable]) -> dict[str, float]:
     """Those of the drawn values that are numbers."""
-    return {tag: value for tag, value in values.items() if not isinstance(value, Histogram)}
+    return {tag: value for tag, value in values.items() if not isinstance(value, Histogram | Image)}
 
 
-def layout(*measurements: Any) -> dict[str, list[str]]:
-    """The charts of the custom-scalars page that measurements ask for: titles, and patterns of the tags in them.
+def layout(*measurements: Any) -> dict[str, Chart]:
+    """The charts of the custom-scalars page that measurements ask for, by title.
 
-    Of a measurement's class these are all of its charts; of a measurement only those that it has a value for.
+    Of a measurement's class these are all of its charts; of a measurement only those that it has a value for. A chart
+    with bands takes tags and no patterns, so only a measurement can fill it.
     """
+    banded = {
+        each.chart for measurement in measurements for each in quantities(measurement).values() if each.band is not None
+    }
     charts: dict[str, dict[str, None]] = {}
+    threes: dict[str, dict[tuple[str, ...], None]] = {}
     for measurement in measurements:
-        for name, each in quantities(measurement).items():
-            if each.chart is not None and (isinstance(measurement, type) or getattr(measurement, name) is not None):
+        named = quantities(measurement)
+        for name, each in named.items():
+            if each.chart is None or not (isinstance(measurement, type) or getattr(measurement, name) is not None):
+                continue
+            if each.chart in banded:
+                lines = threes.setdefault(each.chart, {})
+                if not isinstance(measurement, type):
+                    edges = [edge for edge in each.band or () if getattr(measurement, edge) is not None]
+                    around = [named[edge] for edge in edges] if len(edges) == 2 else [each, each]
+                    lines[tuple(_tag(measurement, one) for one in (each, *around))] = None
+            else:
                 pattern = re.escape(each.tag).replace(re.escape("{layer}"), ".+")
                 charts.setdefault(each.chart, {})[f"^(.+-)?{pattern}$"] = None  # a logger may put a prefix before it
-    return {title: list(patterns) for title, patterns in charts.items()}
+    found = {title: Chart(tuple(patterns)) for title, patterns in charts.items()}
+    found |= {title: Chart(tuple(tag for three in each for tag in three), band=True) for title, each in threes.items()}
+    order = [each.chart for measurement in measurements for each in quantities(measurement).values()]
+    return {title: found[title] for title in dict.fromkeys(order) if title in found}
+
+
+def _tag(measurement: Any, quantity: Quantity) -> str:
+    return quantity.tag.format(layer=_allowed(getattr(measurement, "layer", "")))
 
 
 def _allowed(name: str) -> str:
@@ -115,8 +178,8 @@ def text_writers(experiments: Iterable[object]) -> list[TextWriter]:
     return [cast(TextWriter, e) for e in experiments if callable(getattr(type(e), "add_text", None))]
 
 
-def write_values(experiment: object, values: Mapping[str, float | Histogram], *, step: int) -> bool:
-    """Write numbers and histograms in one record; False if the experiment is no SummaryWriter of torch.
+def write_values(experiment: object, values: Mapping[str, Drawable], *, step: int) -> bool:
+    """Write numbers, histograms and pictures in one record; False if the experiment is no SummaryWriter of torch.
 
     Written one by one, as ``SummaryWriter`` does it, each number takes 50 µs and each histogram 320 µs.
     """
@@ -131,6 +194,9 @@ def write_values(experiment: object, values: Mapping[str, float | Histogram], *,
     for tag, value in values.items():
         if isinstance(value, Histogram):
             records.append(Summary.Value(tag=tag, histo=_proto(HistogramProto, value)))
+        elif isinstance(value, Image):
+            size = {"width": value.width, "height": value.height, "colorspace": 3}
+            records.append(Summary.Value(tag=tag, image=Summary.Image(**size, encoded_image_string=value.png())))
         else:
             records.append(Summary.Value(tag=tag, simple_value=value))
     writer = cast(Any, experiment)
@@ -138,7 +204,7 @@ def write_values(experiment: object, values: Mapping[str, float | Histogram], *,
     return True
 
 
-def write_histograms(experiment: object, values: Mapping[str, float | Histogram], *, step: int) -> None:
+def write_histograms(experiment: object, values: Mapping[str, Drawable], *, step: int) -> None:
     """Write the histograms through a writer that can (tensorboardX's, say), and nothing through others."""
     if not callable(getattr(type(experiment), "add_histogram_raw", None)):
         return
@@ -150,20 +216,39 @@ def write_histograms(experiment: object, values: Mapping[str, float | Histogram]
             )
 
 
-def write_layout(folder: str, categories: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+def write_layout(folder: str, categories: Mapping[str, Mapping[str, Chart]]) -> None:
     """Write a layout of the custom-scalars page into a run of its own.
 
     The last layout of a run erases the one before, the user's too; those of different runs are shown together.
     """
+    from tensorboard.compat.proto.summary_pb2 import (
+        Summary,  # pyright: ignore[reportAttributeAccessIssue]
+        SummaryMetadata,  # pyright: ignore[reportAttributeAccessIssue]
+    )
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.plugins.custom_scalar import layout_pb2
     from torch.utils.tensorboard import SummaryWriter
 
+    proto = cast(Any, layout_pb2)  # made by protobuf at run time
+
+    def drawn_as(title: str, chart: Chart) -> Any:
+        if not chart.band:
+            return proto.Chart(title=title, multiline=proto.MultilineChartContent(tag=list(chart.tags)))
+        threes = zip(chart.tags[::3], chart.tags[1::3], chart.tags[2::3], strict=True)
+        series = [proto.MarginChartContent.Series(value=v, lower=low, upper=high) for v, low, high in threes]
+        return proto.Chart(title=title, margin=proto.MarginChartContent(series=series))
+
+    layout = proto.Layout(
+        category=[
+            proto.Category(title=category, chart=[drawn_as(title, chart) for title, chart in charts.items()])
+            for category, charts in categories.items()
+        ]
+    )
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="custom_scalars"))
+    tensor = TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()])
+    record = Summary.Value(tag="custom_scalars__config__", tensor=tensor, metadata=metadata)
     with SummaryWriter(folder, filename_suffix=".layout") as writer:
-        writer.add_custom_scalars(
-            {
-                category: {title: ["Multiline", list(tags)] for title, tags in charts.items()}
-                for category, charts in categories.items()
-            }
-        )
+        cast(Any, writer)._get_file_writer().add_summary(Summary(value=[record]))
 
 
 def _is_torch_writer(experiment: object) -> bool:

@@ -216,7 +216,7 @@ class DiagnosticCallback(Callback):
     def draw(self, trainer: Trainer, *measurements: object, step: int) -> None:
         """Send the drawn fields of measurements to every logger."""
         assert self._run is not None
-        values: dict[str, float | tensorboard.Histogram] = {}
+        values: dict[str, tensorboard.Drawable] = {}
         for measurement in measurements:
             values |= tensorboard.drawn(measurement)
         self._run.draw(values, step=step)

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from lightning_diagnostics import tensorboard
 from lightning_diagnostics.callback.trainer import plain_writer
 from lightning_diagnostics.findings import Finding, Severity
-from lightning_diagnostics.tensorboard import FINDINGS_TAG, Histogram
+from lightning_diagnostics.tensorboard import FINDINGS_TAG, Drawable, Histogram, Image
 
 WANDB_BUCKETS = 512
 """The most buckets that ``wandb.Histogram`` takes."""
@@ -30,7 +30,7 @@ COLUMNS = (
 _with_axis: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()  # by run of W&B: the tags that it has been told of
 
 
-def draw(logger: Any, values: Mapping[str, float | Histogram], *, step: int) -> None:
+def draw(logger: Any, values: Mapping[str, Drawable], *, step: int) -> None:
     """Draw to one logger: to TensorBoard's in one record, to others as they take it."""
     if tensorboard.write_values(plain_writer(logger), values, step=step):
         return
@@ -96,16 +96,24 @@ def _apart(tag: str) -> str:
     return tag.replace("/", ".", 1)
 
 
-def _draw_in_wandb(experiment: Any, values: Mapping[str, float | Histogram], step: int) -> None:
+def _draw_in_wandb(experiment: Any, values: Mapping[str, Drawable], step: int) -> None:
     known = _with_axis.setdefault(experiment, set())
     for tag in values.keys() - known:
         experiment.define_metric(tag, step_metric=_axis(tag))
         known.add(tag)
-    plain = {
-        tag: sys.modules["wandb"].Histogram(np_histogram=bounded(value)) if isinstance(value, Histogram) else value
-        for tag, value in values.items()
-    }
+    plain = {tag: _in_wandb(value) for tag, value in values.items()}
     _ride_along(experiment, {**plain, **{_axis(tag): step for tag in values}})
+
+
+def _in_wandb(value: Drawable) -> Any:
+    if isinstance(value, Histogram):
+        return sys.modules["wandb"].Histogram(np_histogram=bounded(value))
+    if isinstance(value, Image):
+        import numpy as np
+
+        pixels = np.frombuffer(value.pixels, dtype=np.uint8)
+        return sys.modules["wandb"].Image(pixels.reshape(value.height, value.width, 3))
+    return value
 
 
 def _axis(tag: str) -> str:

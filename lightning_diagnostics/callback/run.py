@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +44,7 @@ class Run:
         self._undecided: list[str] = []
         self._broken: set[str] = set()
         self._drawn_at: dict[str, int] = {}
-        self._laid_out: dict[str, dict[str, list[str]]] = {}  # by category: patterns of tags by title
+        self._laid_out: dict[str, dict[str, tensorboard.Chart]] = {}  # by category, by title
         self._carried = False
         self._record = Record()
         self._roll_call = RollCall()
@@ -124,7 +124,7 @@ class Run:
         trainer, rank = self.trainer, finding.evidence.get(RANK)
         return trainer is None or rank == trainer.global_rank or rank not in range(trainer.world_size)
 
-    def draw(self, values: Mapping[str, float | tensorboard.Histogram], *, step: int) -> None:
+    def draw(self, values: Mapping[str, tensorboard.Drawable], *, step: int) -> None:
         """Send numbers to every logger, and histograms to those that can show them.
 
         One that fails does not keep the others from theirs. Several looks can fall on one step of the axis
@@ -137,18 +137,22 @@ class Run:
         for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
             self._outlet(f"logger {index}", lambda _, one=one: loggers.draw(one, values, step=step))
 
-    def lay_out(self, category: str, charts: Mapping[str, list[str]], *, filled: Collection[str]) -> None:
-        """Arrange curves on TensorBoard's custom-scalars page; again only if a chart has been filled that was not.
+    def lay_out(
+        self, category: str, charts: Mapping[str, tensorboard.Chart], *, filled: Mapping[str, tensorboard.Chart]
+    ) -> None:
+        """Arrange curves on TensorBoard's custom-scalars page; again only if there is one more.
 
         Args:
             category: What the charts stand under.
-            charts: Patterns of tags by title, in the order of the page.
-            filled: The titles of those that have curves.
+            charts: By title, in the order of the page.
+            filled: Those of them that have curves.
         """
         known = self._laid_out.get(category, {})
-        if known.keys() >= set(filled):
+        merged = {title: _merged(known.get(title), one) if one.band else charts[title] for title, one in filled.items()}
+        if all(title in known and known[title] == chart for title, chart in merged.items()):
             return
-        self._laid_out[category] = {title: charts[title] for title in charts if title in {*known, *filled}}
+        merged = {**known, **merged}
+        self._laid_out[category] = {title: merged[title] for title in charts if title in merged}
         self._outlet("the layout in TensorBoard", lambda trainer: _write_layout(trainer, self._laid_out))
 
     def leave(self, member: str, step: int, undecided: list[str], ending: str) -> None:
@@ -210,7 +214,14 @@ class Run:
                 logger.exception("%s cannot be written and is switched off; training goes on", name)
 
 
-def _write_layout(trainer: Trainer, categories: Mapping[str, Mapping[str, list[str]]]) -> None:
+def _merged(known: tensorboard.Chart | None, more: tensorboard.Chart) -> tensorboard.Chart:
+    """A chart with the bands of both; a line that has got its edges since takes the place of the bare one."""
+    tags = (*(known.tags if known is not None else ()), *more.tags)
+    threes = {line: (line, low, high) for line, low, high in zip(tags[::3], tags[1::3], tags[2::3], strict=True)}
+    return tensorboard.Chart(tuple(tag for three in threes.values() for tag in three), band=True)
+
+
+def _write_layout(trainer: Trainer, categories: Mapping[str, Mapping[str, tensorboard.Chart]]) -> None:
     for writer in tensorboard.text_writers(experiments(trainer)):
         folder = getattr(writer, "log_dir", None) or getattr(writer, "logdir", None)
         if isinstance(folder, str):

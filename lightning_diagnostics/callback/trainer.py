@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,6 +139,66 @@ def is_compiled(module: LightningModule) -> bool:
 
 def _is_compiled(part: nn.Module) -> bool:
     return "_orig_mod" in part._modules or getattr(part, "_compiled_call_impl", None) is not None
+
+
+# Gradients.
+
+
+def loss_scale(trainer: Trainer) -> torch.Tensor | None:
+    """What Lightning's gradient scaler multiplies losses with, on its device and not waited for; None without one."""
+    scaler = trainer.scaler
+    if scaler is None or not scaler.is_enabled():
+        return None
+    return scaler._get_scale_async()
+
+
+def clips(trainer: Trainer, module: LightningModule) -> bool:
+    """Whether Lightning clips gradients, or the user's module may."""
+    return bool(trainer.gradient_clip_val) or is_overridden(module, "configure_gradient_clipping")
+
+
+def accumulation(trainer: Trainer, batch_idx: int) -> tuple[int, int]:
+    """The place of a batch among those whose gradients are accumulated, from 0, and how many these are."""
+    of = trainer.accumulate_grad_batches
+    return batch_idx % of, of
+
+
+def batch_size(trainer: Trainer, batch: Any) -> int | None:
+    """Samples in a training batch; None if it is not certain (no loader that says it, or another number)."""
+    combined: Any = trainer.fit_loop._combined_loader
+    loaders = combined.flattened if combined is not None else []
+    size = getattr(loaders[0], "batch_size", None) if len(loaders) == 1 else None
+    tensors = list(_tensors(batch))
+    return size if isinstance(size, int) and tensors and all(len(each) == size for each in tensors) else None
+
+
+def _tensors(batch: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a batch, those of no dimension left out."""
+    if isinstance(batch, torch.Tensor):
+        if batch.dim():
+            yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, list | tuple):
+        for value in batch:
+            yield from _tensors(value)
+
+
+def averages_over_ranks(trainer: Trainer) -> bool:
+    """Whether gradients are averaged over processes of which each has the whole model."""
+    return process_count(trainer) > 1 and isinstance(trainer.model, torch.nn.parallel.DistributedDataParallel)
+
+
+def hidden_gradients(trainer: Trainer) -> str:
+    """The strategy that keeps gradients where they cannot be read whole; empty if they can."""
+    name = type(trainer.strategy).__name__
+    return name if any(word in name for word in ("FSDPStrategy", "DeepSpeed")) else ""
+
+
+def own_scaler(module: LightningModule) -> bool:
+    """Whether the module has a gradient scaler of its own, whose scale backward passes carry."""
+    return any(isinstance(value, torch.amp.GradScaler) for value in vars(module).values())
 
 
 # Evaluation.

@@ -1,7 +1,10 @@
 """Floor 2: where on a torch model a number is taken. Knows torch.nn only."""
 
+from lightning_diagnostics.probes.arrivals import Arrivals
 from lightning_diagnostics.probes.blind import Blind, activation_modules, blind_parts
 from lightning_diagnostics.probes.calls import CallWatch, Site
+from lightning_diagnostics.probes.deferred import Deferred, Fetched, Slot
+from lightning_diagnostics.probes.gradients import Norms, copies_of, is_sharded, l2_norms, numbers_of
 from lightning_diagnostics.probes.graphs import (
     GraphMark,
     GraphMarks,
@@ -27,42 +30,52 @@ from lightning_diagnostics.probes.norms import (
     running_statistics,
 )
 from lightning_diagnostics.probes.reach import is_parameter, parts_of_graph
-from lightning_diagnostics.probes.readings import BUCKETS, Reading, Readings
+from lightning_diagnostics.probes.readings import BUCKETS, Reading, Readings, histogram
 from lightning_diagnostics.probes.running import RunningStatistics, Statistics, same_statistics
 from lightning_diagnostics.probes.samples import Call, CallKeeper, Kept, SampleWatch, Sketch, sketches
 
 __all__ = [
     "BUCKETS",
     "ROOT",
+    "Arrivals",
     "Blind",
     "Call",
     "CallKeeper",
     "CallWatch",
+    "Deferred",
+    "Fetched",
     "GraphMark",
     "GraphMarks",
     "Kept",
     "NoiseCalls",
     "NormCalls",
     "NormWatch",
+    "Norms",
     "Reading",
     "Readings",
     "RunningStatistics",
     "SampleWatch",
     "Site",
     "Sketch",
+    "Slot",
     "Statistics",
     "activation_modules",
     "blind_parts",
     "by_design",
+    "copies_of",
     "grad_fn",
     "graph_nodes",
+    "histogram",
     "is_norm",
     "is_parameter",
     "is_random",
+    "is_sharded",
     "kind_of",
+    "l2_norms",
     "memory_free",
     "memory_in_use",
     "node_number",
+    "numbers_of",
     "obeys_mode",
     "parts_of_graph",
     "paths",

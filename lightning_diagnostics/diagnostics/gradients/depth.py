@@ -1,0 +1,82 @@
+"""How gradients and updates change with depth, over the last looks."""
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_diagnostics.diagnostics.gradients.looking import ParameterLook
+from lightning_diagnostics.diagnostics.gradients.measure import Depth
+from lightning_diagnostics.diagnostics.gradients.parameters import Parameter
+
+_TINY = 1e-8
+"""A norm of weights that is too small to divide by."""
+
+
+def update_ratio(look: ParameterLook | None) -> float | None:
+    """The norm of the change of a weight over its norm before; None if not measured, or if the weight is nothing."""
+    if look is None or look.weight is None or look.update is None or not look.weight > _TINY**2:
+        return None
+    return math.sqrt(look.update / look.weight)
+
+
+class DepthHistory:
+    """The weights of one optimizer that are nearest to the loss and furthest from it, at the last looks.
+
+    Args:
+        name: Of the optimizer.
+        looks: How many.
+    """
+
+    def __init__(self, name: str, looks: int) -> None:
+        self._name = name
+        self._looks: deque[tuple[int, float, float]] = deque(maxlen=looks)
+        self._ends: tuple[str, str, int] | None = None
+
+    def take(
+        self, step: int, each: Mapping[str, float], looks: Mapping[str, ParameterLook], weights: Sequence[Parameter]
+    ) -> None:
+        """Take up a look.
+
+        Args:
+            step: On the axis of ``self.log``.
+            each: Squared norms of gradients by parameter.
+            looks: What was read of each.
+            weights: The model's weights, furthest from the loss first.
+        """
+        judged = [w for w in weights if w.matrix and not w.table and w.trains and w.name in each]
+        if len(judged) < 2:
+            return
+        first, last = judged[0], judged[-1]
+        ends = (first.name, last.name, len(judged))
+        if ends != self._ends:
+            self._ends = ends
+            self._looks.clear()
+        ratios = [ratio for w in judged if (ratio := update_ratio(looks.get(w.name))) is not None]
+        own = update_ratio(looks.get(first.name))
+        if own is None or not ratios:
+            return
+        middle, near = statistics.median(ratios), each[last.name] / last.elements
+        gradient = math.sqrt(each[first.name] / first.elements / near) if near > 0 else math.nan
+        update = own / middle if middle > 0 else math.nan
+        if math.isfinite(gradient) and math.isfinite(update):
+            self._looks.append((step, gradient, update))
+        else:
+            self._looks.clear()
+
+    def measured(self) -> Depth | None:
+        """What is to be judged; None before there was a look."""
+        if self._ends is None or not self._looks:
+            return None
+        steps, ratios, updates = zip(*self._looks, strict=True)
+        return Depth(self._name, *self._ends, ratios, updates, steps[0])
+
+    def state(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        return {"ends": list(self._ends) if self._ends else None, "looks": [list(look) for look in self._looks]}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self._ends = tuple(state["ends"]) if state["ends"] else None
+        self._looks.extend((step, gradient, update) for step, gradient, update in state["looks"])

@@ -1,0 +1,426 @@
+"""What is seen of every optimizer step: norms before and after clipping, kept on their devices until a look."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from lightning_diagnostics.diagnostics.gradients.looking import Look, Looking
+from lightning_diagnostics.probes import Deferred, Slot, copies_of, l2_norms, numbers_of
+
+_VECTORS = 1_048_576  # numbers that may wait between two looks; beyond, the norms of single parameters are not kept
+
+
+@dataclass(eq=False)
+class Measured:
+    """Gradients of one optimizer, as they were at one moment.
+
+    Attributes:
+        keys: The ``id`` of each parameter that had one.
+        norm: Their L2 norm together, by device.
+        vector: The norm of each, and which of ``keys`` each is of; empty if there is no room for them.
+        marks: What tells whether they were changed since.
+    """
+
+    keys: tuple[int, ...]
+    norm: tuple[Slot, ...]
+    vector: tuple[tuple[Slot, tuple[int, ...]], ...]
+    marks: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class OptimizerStep:
+    """One step of one optimizer.
+
+    Attributes:
+        name: Of the optimizer.
+        step: On the axis of ``self.log``.
+        batch: Training batches before it, in this process.
+        before: The gradients before clipping; None if that could not be seen.
+        after: The gradients that the optimizer was given; None if that could not be seen.
+        loss: The last loss before it.
+        first: The norm of the first of its micro-batches, by device, and the batch sizes of one and of all.
+        scaled: Whether a gradient scaler was at work.
+        stepped: Whether the optimizer ran; a scaler skips it where gradients are not finite.
+        look: What a look has read beside it.
+    """
+
+    name: str
+    step: int
+    batch: int
+    before: Measured | None = None
+    after: Measured | None = None
+    loss: Slot | None = None
+    first: tuple[tuple[Slot, ...], int, int] | None = None
+    scaled: bool = False
+    stepped: bool = False
+    look: Look | None = None
+
+    @property
+    def gradients(self) -> Measured | None:
+        """Those before clipping, or as the optimizer got them where these were not seen."""
+        return self.before or self.after
+
+
+@dataclass(eq=False)
+class _Open:
+    """A step that is under way."""
+
+    measured: Measured | None = None
+    after: Measured | None = None
+    evaluations: int = 0
+    begun: bool = False  # whether the optimizer's own step has begun
+    depth: int = 0
+    scaled: bool = False
+    look: Look | None = None
+
+
+@dataclass(eq=False)
+class StepWatch:
+    """Sees every optimizer step of a model through two hooks of torch's optimizers and through what it is told.
+
+    Nothing is waited for and nothing is transferred: the numbers are in ``deferred``.
+
+    Args:
+        deferred: Where numbers wait.
+        guard: Calls what it is given and lets no fault out.
+        looking: Reads more at a look.
+        automatic: Whether Lightning optimises, or the module itself.
+        clips: Whether Lightning, or the module's own hook, clips.
+        processes: How many train together.
+        sharded: Whether parameters are spread over them.
+    """
+
+    deferred: Deferred
+    guard: Callable[..., Any]
+    looking: Looking
+    automatic: bool = True
+    processes: int = 1
+    sharded: bool = False
+    clips: bool = False
+    steps: list[OptimizerStep] = field(default_factory=list)
+    blind: dict[str, None] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+        self._open: dict[int, _Open] = {}
+        self._unclipped: dict[int, Measured] = {}
+        self._micro: tuple[tuple[Slot, ...], int] | None = None
+        self._loss: Tensor | None = None
+        self._scale: Tensor | None = None
+        self._weights: tuple[tuple[int, ...], list[float]] = ((), [])
+        self._looked: dict[int, int] = {}
+        self._members: frozenset[int] = frozenset()
+        self._looks = 0
+        self._step = self.batch = 0
+        self.optimizers: list[weakref.ref[Optimizer]] = []
+
+    # What it is told.
+
+    def start(self, optimizers: Sequence[Optimizer], members: frozenset[int]) -> None:
+        """Watch the optimizers of a model.
+
+        Args:
+            optimizers: Those that are known; others are taken up when they first step.
+            members: The ``id`` of every parameter of the model.
+        """
+        self.stop()
+        self._members = members
+        for optimizer in optimizers:
+            self._take_up(optimizer)
+        self._handles = [
+            register_optimizer_step_pre_hook(self._hook("_before")),
+            register_optimizer_step_post_hook(self._hook("_after")),
+        ]
+
+    def stop(self) -> None:
+        """Watch no longer, and let go of all that waits."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._open, self._unclipped, self.steps = [], {}, {}, []
+        self._micro = self._loss = None
+        self.deferred.clear()
+
+    def begin_batch(self, step: int, *, look: bool) -> None:
+        """A training batch begins; ``look``: whether the next step of each optimizer is to be looked at."""
+        self._step = step
+        self._looks += look
+        self._loss = None
+        self._unclipped = {}
+
+    def settle(self) -> None:
+        """What was begun and did not come to its end was skipped."""
+        for number in list(self._open):
+            self._abandon(number)
+
+    def end_batch(self) -> None:
+        """A training batch ends."""
+        self.settle()
+        self.batch += 1
+
+    @property
+    def looked(self) -> bool:
+        """Whether a look waits to be taken up."""
+        return any(step.look is not None for step in self.steps)
+
+    def see_loss(self, loss: Tensor, scale: Tensor | None) -> None:
+        """A backward pass begins from a loss of one element, which a scaler may have multiplied."""
+        with torch.no_grad():
+            numbers = numbers_of(loss)
+        if numbers is not None and numbers.numel() == 1:
+            self._loss, self._scale = numbers.detach(), scale
+
+    def see_micro_batch(self, optimizer: Optimizer, scale: Tensor | None, samples: int) -> None:
+        """The gradients of the first of several micro-batches, of ``samples`` samples, have been computed."""
+        measured = self._measure(optimizer, scale)
+        self._micro = None if measured is None else (measured.norm, samples)
+
+    def see_backward(self, scale: Tensor | None) -> None:
+        """In manual optimisation: a backward pass has run, and nothing has clipped its gradients yet."""
+        for optimizer in self.known():
+            number = id(optimizer)
+            known = self._unclipped.get(number)
+            if known is None or self._marks(optimizer) != known.marks:
+                measured = self._measure(optimizer, scale)
+                if measured is not None:
+                    self._unclipped[number] = measured
+
+    def before_step(self, optimizer: Optimizer, *, scaled: bool) -> None:
+        """Lightning's ``on_before_optimizer_step``: gradients are unscaled, and in automatic optimisation unclipped."""
+        if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):  # it unscales them itself, later
+            return
+        number = id(optimizer)
+        if not self._take_up(optimizer):
+            return
+        opened = self._open.get(number)
+        if opened is not None and not opened.begun:  # of a step that a scaler has skipped
+            self._abandon(number)
+            opened = None
+        opened = opened or self._open.setdefault(number, _Open(scaled=scaled))
+        opened.evaluations += 1
+        if opened.measured is None:
+            self._see(optimizer, opened, None)
+
+    def see_loss_late(self, loss: Tensor) -> None:
+        """A batch ends with this loss, which nobody told of before (a backward pass of the program's own)."""
+        missing = [step for step in self.steps if step.batch == self.batch and step.loss is None]
+        if missing:
+            self.see_loss(loss, None)
+            slot = self._put_loss()
+            for step in missing:
+                step.loss = slot
+
+    def complete(self, samples: int, of: int) -> None:
+        """The step that was made last is of ``of`` samples, and its first micro-batch of ``samples``."""
+        if self._micro is not None and self.steps and self.steps[-1].batch == self.batch:
+            self.steps[-1].first = (self._micro[0], samples, of)
+        self._micro = None
+
+    # What the hooks see.
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        """A hook that holds nothing of ours, should nobody remove it."""
+        alive = weakref.ref(self)
+
+        def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            watch = alive()
+            if watch is not None:
+                watch.guard(getattr(watch, name), optimizer, args, kwargs)
+
+        return cast(Callable[..., None], torch.compiler.disable(hook))
+
+    def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._take_up(optimizer):
+            return
+        opened = self._open.setdefault(id(optimizer), _Open())
+        opened.depth += 1
+        if opened.depth > 1:  # a step that calls the one of its parent class
+            return
+        opened.begun = True
+        closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
+        scale = getattr(optimizer, "grad_scale", None)
+        opened.scaled = opened.scaled or scale is not None
+        if closure is not None:
+            if not self.automatic:
+                self._begin_look(optimizer, opened, None)
+        elif opened.measured is None:
+            self._see(optimizer, opened, scale)
+        else:
+            opened.after = self._changed(optimizer, opened.measured, scale)
+
+    def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        opened = self._open.get(id(optimizer))
+        if opened is None or not opened.depth:
+            return
+        opened.depth -= 1
+        if opened.depth:
+            return
+        if opened.measured is None:  # a closure of the user's own
+            self._see(optimizer, opened, None)
+            if opened.look is not None:
+                opened.look.stale = True
+        elif opened.evaluations > 1:  # clipped at every evaluation: none of them is what moved the weights
+            opened.after = None
+        elif opened.after is None:
+            opened.after = opened.measured
+            if self.automatic and opened.evaluations:
+                opened.after = self._clipped(optimizer, opened.measured)
+        if opened.look is not None:
+            self.looking.end(opened.look)
+        del self._open[id(optimizer)]
+        self._enter(id(optimizer), opened, stepped=True)
+
+    # What is read.
+
+    def _see(self, optimizer: Optimizer, opened: _Open, scale: Tensor | None) -> None:
+        """The gradients that a step begins with."""
+        unclipped = self._unclipped.get(id(optimizer))
+        if unclipped is not None and self._marks(optimizer) == unclipped.marks:
+            opened.measured = unclipped
+        else:
+            opened.measured = self._measure(optimizer, scale)
+        self._begin_look(optimizer, opened, scale)
+
+    def _begin_look(self, optimizer: Optimizer, opened: _Open, scale: Tensor | None) -> None:
+        number = id(optimizer)
+        if self._looked.get(number, 0) < self._looks and opened.look is None:
+            self._looked[number] = self._looks
+            parameters, gradients = _with_gradients(optimizer)
+            opened.look = self.looking.begin(optimizer, parameters, gradients, scale)
+
+    def _changed(self, optimizer: Optimizer, measured: Measured, scale: Tensor | None) -> Measured | None:
+        """The gradients as they are now, measured again only if they were changed."""
+        return measured if self._marks(optimizer) == measured.marks else self._measure(optimizer, scale)
+
+    def _clipped(self, optimizer: Optimizer, measured: Measured) -> Measured | None:
+        """What an optimizer was given after Lightning's clipping, read when its step is over."""
+        if _writes_gradients(optimizer):
+            if self.clips:
+                self._note_blind("the norm after clipping, as its step writes into the gradients", id(optimizer))
+                return None
+            return measured
+        return self._changed(optimizer, measured, None)
+
+    def _measure(self, optimizer: Optimizer, scale: Tensor | None) -> Measured | None:
+        parameters, gradients = _with_gradients(optimizer)
+        if not gradients:
+            return None
+        with torch.no_grad():
+            read = [numbers_of(gradient) for gradient in gradients]
+            numbers = [each for each in read if each is not None]
+            if len(numbers) < len(read):
+                self._note_blind("gradients that hold no plain numbers", id(optimizer))
+                return None
+            keys = tuple(map(id, parameters))
+            weights = self._shares(keys, gradients) if self.sharded else None
+            if weights is not None and not all(weights):
+                self._note_blind("gradients that are still to be added up over ranks", id(optimizer))
+                return None
+            found = l2_norms(numbers)
+            if scale is not None:
+                for device, vector in found.each.items():
+                    found.each[device] = vector / scale.to(device, non_blocking=True)
+            norm = tuple(map(self.deferred.put, found.total(weights)))
+            vector = ()
+            if self.deferred.size < _VECTORS:
+                vector = tuple(
+                    (self.deferred.put(each), tuple(keys[place] for place in found.places[device]))
+                    for device, each in found.each.items()
+                )
+        return Measured(keys, norm, vector, _marks(gradients))
+
+    def _shares(self, keys: tuple[int, ...], gradients: list[Tensor]) -> list[float]:
+        """What to multiply norms with, so that the squares of all processes sum up to that of the whole."""
+        if self._weights[0] != keys:
+            copies = [copies_of(gradient, processes=self.processes) for gradient in gradients]
+            self._weights = keys, [each**-0.5 if each else 0.0 for each in copies]
+        return self._weights[1]
+
+    def _marks(self, optimizer: Optimizer) -> tuple[int, ...]:
+        return _marks(_with_gradients(optimizer)[1])
+
+    # Entering.
+
+    def _enter(self, number: int, opened: _Open, *, stepped: bool) -> None:
+        measured = opened.measured
+        if measured is None:
+            return
+        known = self._unclipped.pop(number, None)
+        clipped_by_lightning = self.automatic and opened.evaluations > 0
+        step = OptimizerStep(self.names[number], self._step, self.batch, loss=self._put_loss(), look=opened.look)
+        if clipped_by_lightning:
+            step.before, step.after = measured, opened.after
+            if opened.evaluations > 1:
+                self._note_blind("the norm after clipping, as the optimizer evaluates the loss several times", number)
+        else:
+            step.before, step.after = known, measured
+            if known is None and not self.automatic:
+                self._note_blind("the norm before clipping, as Lightning does not run the backward pass", number)
+        if not stepped:
+            step.after = None
+        step.scaled, step.stepped = opened.scaled, stepped
+        self.steps.append(step)
+
+    def _note_blind(self, what: str, number: int) -> None:
+        self.blind.setdefault(f"{self.names[number]}: {what}")
+
+    def _put_loss(self) -> Slot | None:
+        if self._loss is None:
+            return None
+        with torch.no_grad():
+            scale = None if self._scale is None else self._scale.to(self._loss.device)
+            return self.deferred.put(self._loss.clone() if scale is None else self._loss / scale)
+
+    def _abandon(self, number: int) -> None:
+        opened = self._open.pop(number)
+        if opened.scaled and opened.measured is not None:
+            opened.look = None
+            self._enter(number, opened, stepped=False)
+
+    def known(self) -> list[Optimizer]:
+        """The optimizers that move weights of the model, as far as they are known by now."""
+        return [optimizer for each in self.optimizers if (optimizer := each()) is not None]
+
+    def _take_up(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer moves weights of the model; a new one is given a name."""
+        number = id(optimizer)
+        if number in self.names:
+            return True
+        keys = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if not keys & self._members:
+            return False
+        alike = sum(name.rpartition("-")[0] == type(optimizer).__name__ for name in self.names.values())
+        alike += type(optimizer).__name__ in self.names.values()
+        self.names[number] = type(optimizer).__name__ + (f"-{alike}" if alike else "")
+        self.optimizers.append(weakref.ref(optimizer))
+        return True
+
+
+def _with_gradients(optimizer: Optimizer) -> tuple[list[Tensor], list[Tensor]]:
+    pairs = [(p, p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return [p for p, _ in pairs], [g for _, g in pairs]
+
+
+def _marks(gradients: Sequence[Tensor]) -> tuple[int, ...]:
+    """What changes if gradients are replaced, or written into."""
+    local = [getattr(gradient, "_local_tensor", gradient) for gradient in gradients]
+    return (*map(id, gradients), *(each._version for each in local))
+
+
+def _writes_gradients(optimizer: Optimizer) -> bool:
+    """Whether a step of torch's own leaves other gradients behind than it was given."""
+    if not isinstance(optimizer, SGD):
+        return False
+    groups = [group for group in optimizer.param_groups if group["nesterov"] and not group["weight_decay"]]
+    return any(group["foreach"] or (group["foreach"] is None and _on_device(group["params"])) for group in groups)
+
+
+def _on_device(parameters: Sequence[Tensor]) -> bool:
+    return any(parameter.device.type != "cpu" for parameter in parameters)

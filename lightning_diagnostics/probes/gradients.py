@@ -1,0 +1,133 @@
+"""What is read of gradients: their norms, together, on their device, over whole values whatever holds them."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_foreach_norm: Any = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]  # what torch's own clipping calls
+_LOW = (torch.float16, torch.bfloat16)
+_LONG = 65_536  # elements from which on a sum of squares in float32 loses digits on the CPU (4e-7; of 1e7: 4e-4)
+_ROW = 4_096
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor, of which each process holds a part."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def copies_of(tensor: Tensor, *, processes: int) -> float:
+    """In how many of the processes the same part of a tensor lies; 0 where parts are sums that are still to be added.
+
+    Args:
+        tensor: A DTensor, or one that every process has.
+        processes: How many train together.
+    """
+    if not is_sharded(tensor):
+        return float(processes)
+    mesh, apart = tensor.device_mesh, 1  # pyright: ignore[reportAttributeAccessIssue]  # a DTensor has them
+    for axis, placement in enumerate(tensor.placements):  # pyright: ignore[reportAttributeAccessIssue]
+        if placement.is_partial():
+            return 0.0
+        if placement.is_shard():
+            apart *= mesh.size(axis)
+    return processes / apart
+
+
+def numbers_of(tensor: Tensor) -> Tensor | None:
+    """The numbers behind a parameter or a gradient; None if they cannot be read.
+
+    They are this process's part of a DTensor, the summed values of a sparse gradient, and real and imaginary parts. To
+    be called, and used, without gradients being recorded.
+    """
+    if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+        if is_sharded(tensor):
+            tensor = tensor._local_tensor  # pyright: ignore[reportAttributeAccessIssue]
+        elif type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:  # pyright: ignore[reportAttributeAccessIssue]
+            return None
+    if tensor.layout is not torch.strided:
+        if tensor.layout is not torch.sparse_coo:
+            return None
+        tensor = tensor.coalesce().values()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    if tensor.is_meta or tensor.is_nested or not tensor.is_floating_point():
+        return None
+    return tensor
+
+
+@dataclass
+class Norms:
+    """L2 norms of several tensors, on their devices.
+
+    Attributes:
+        each: By device: the norms, in the order of ``places``.
+        places: By device: which of the tensors each is of.
+    """
+
+    each: dict[torch.device, Tensor]
+    places: dict[torch.device, list[int]]
+
+    def total(self, weights: Sequence[float] | None = None) -> list[Tensor]:
+        """The L2 norm of all tensors of a device together, from each device; without waiting for it.
+
+        Args:
+            weights: Of each tensor, what its norm is multiplied with; 1 if None.
+        """
+        vectors = self.each
+        if weights is not None:
+            vectors = {
+                device: vector * vector.new_tensor([weights[place] for place in self.places[device]])
+                for device, vector in vectors.items()
+            }
+        with torch.no_grad():
+            return [_norm(vector) for vector in vectors.values()]
+
+
+@torch.no_grad()
+def l2_norms(tensors: Sequence[Tensor]) -> Norms:
+    """The L2 norm of each tensor: one fused call for those of a device and a type, and nothing is waited for.
+
+    In float32, or in the tensors' own type if that is wider; on the CPU long tensors are summed row by row first, lest
+    digits be lost. Squares beyond float32 (values above 1e19) give infinity, those below it (1e-23) nothing.
+
+    Args:
+        tensors: From `numbers_of`, of any shapes and devices.
+    """
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        groups.setdefault((tensor.device, tensor.dtype), []).append(place)
+    each: dict[torch.device, list[Tensor]] = {}
+    places: dict[torch.device, list[int]] = {}
+    for (device, dtype), members in groups.items():
+        chosen = [tensors[place] for place in members]
+        wide = torch.float32 if dtype in _LOW else None
+        if device.type == "cpu" and dtype != torch.float64:
+            chosen = [_rows(tensor) if tensor.numel() > _LONG else tensor for tensor in chosen]
+        found = torch.stack(_foreach_norm(chosen, 2, dtype=wide))
+        each.setdefault(device, []).append(found)
+        places.setdefault(device, []).extend(members)
+    whole = {device: parts[0] if len(parts) == 1 else torch.cat(parts) for device, parts in each.items()}
+    return Norms(whole, places)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """The norms of the rows of a long tensor, without a copy of it."""
+    wide = torch.float32 if tensor.dtype in _LOW else None
+    if not tensor.is_contiguous():
+        return torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.dim())), dtype=wide)
+    flat = tensor.view(-1)
+    even = math.floor(flat.numel() / _ROW) * _ROW
+    rows = torch.linalg.vector_norm(flat[:even].view(-1, _ROW), dim=1, dtype=wide)
+    return rows if even == flat.numel() else torch.cat([rows, flat[even:].to(rows.dtype)])
+
+
+def _norm(vector: Tensor) -> Tensor:
+    if vector.device.type == "mps":  # has no float64
+        return torch.linalg.vector_norm(vector)
+    return torch.linalg.vector_norm(vector, dtype=torch.float64)
