@@ -211,28 +211,11 @@ class AlwaysDrops(Student):
         return self.net[1:](hidden)
 
 
-class DetachedFeatures(Student):
-    """The head learns from features that are cut off from what made them."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        features = self.net[:4](inputs)
-        return self.net[4](features.detach() if self.sick else features)
-
-
 class ForgottenBackbone(Student):
     """Only the head is given to the optimizer."""
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam((self.net[4] if self.sick else self).parameters(), lr=1e-2)
-
-
-class NaNGradient(Student):
-    """The derivative of a square root at zero, from the first step on."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        hidden = self.net[:4](inputs)
-        length = torch.sqrt((0 * hidden).square().sum()) if self.sick else 0 * hidden.sum()
-        return self.net[4](hidden) + length
 
 
 Diagnosed = tuple[str, str | None, int]
@@ -268,9 +251,7 @@ PATIENTS = (
     _patient("batch_norm", ForgetsTrain, ("BN102", "net.1", 0), ("BN102", "net.3", 0)),
     _patient("batch_norm", FrozenWeights, ("BN103", "net.1", 0)),
     _patient("batch_norm", AlwaysDrops, ("BN108", "self/dropout", 0)),
-    _patient("gradients", DetachedFeatures, ("GRD102", "net.0", 0), ("GRD102", "net.1", 0)),
     _patient("gradients", ForgottenBackbone, ("GRD103", "net.0", 0), ("GRD103", "net.1", 0)),
-    _patient("gradients", NaNGradient, ("GRD101", "net.1.bias", 0)),
     _patient("graph_leak", RunningLoss, ("MEM101", "model.running_loss", 0)),
     _patient("graph_leak", LossList, ("MEM101", "model.losses", 0)),
     _patient("graph_leak", OutputList, ("MEM102", "model.outputs", 0)),

@@ -59,7 +59,7 @@ class TwoOptimizers(LossList):
             optimizer.zero_grad()
 
     def configure_optimizers(self) -> Any:
-        return [torch.optim.Adam(self.net[0].parameters()), torch.optim.SGD(self.net[4].parameters(), lr=0.01)]
+        return [torch.optim.Adam(self.net[:2].parameters()), torch.optim.SGD(self.net[4].parameters(), lr=0.01)]
 
 
 class SometimesNone(LossList):

@@ -1,4 +1,7 @@
-"""Promise 3: between looks there is no hook, no mode, no transfer, and only a fixed amount of work a step.
+"""Promise 3: between looks no module, tensor or mode is hooked, nothing is transferred, and a step costs the same.
+
+Two hooks of torch's optimizers are allowed, which run once a step whatever the model: there is no other way to see the
+steps of a program that calls ``optimizer.step()`` itself.
 
 A transfer shows on any device as the operation behind ``.item()``, ``bool()`` and ``float()`` of a tensor, so that one
 is counted. What only a GPU shows (``.cpu()``, a synchronisation) is not seen here.
@@ -20,6 +23,7 @@ from tests.patients import ByHand, Student
 BATCHES = 64
 FEW = 64
 """Operations: room for one fused norm and its bookkeeping, none for a loop over the layers of a real network."""
+ONCE_A_STEP = {"_global_optimizer_pre_hooks", "_global_optimizer_post_hooks"}
 TRANSFER = "aten._local_scalar_dense.default"
 
 
@@ -107,7 +111,7 @@ def test_between_looks_no_hook_and_no_mode_is_alive(member: Member, kind: type[S
     module = _peeking(kind)
     fit(trainer(member(), max_epochs=1), module, batches=BATCHES)
     assert len(module.seen) > BATCHES // 4
-    assert set().union(*module.seen.values()) == set()
+    assert set().union(*module.seen.values()) <= ONCE_A_STEP
 
 
 @every_way

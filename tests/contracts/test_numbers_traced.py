@@ -11,8 +11,10 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from lightning_diagnostics.tensorboard import FINDINGS_TAG, Quantity, quantities
+from tests.contracts.cells import Cell
 from tests.helpers import Member, every_kind, every_member, fit, trainer
 from tests.patients import PATIENTS, Patient, Student, of_room
 
@@ -63,6 +65,16 @@ def _all_tags(events: EventAccumulator) -> set[str]:
     return {tag for kind in ("scalars", "tensors", "histograms", "images") for tag in events.Tags()[kind]}
 
 
+class Convolutional(Student):
+    """Healthy; sees its rows as images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 4, 2), nn.Flatten(), nn.ReLU(), nn.Linear(4, 1)
+        )
+
+
 every_patient = pytest.mark.parametrize("patient", PATIENTS, ids=str)
 every_way = pytest.mark.parametrize(
     "settings",
@@ -95,9 +107,15 @@ def test_no_step_goes_back_and_none_is_drawn_twice(member: Member, settings: dic
 @every_member
 def test_every_declared_number_is_drawn_for_some_patient(member: Member, tmp_path: Path) -> None:
     tags: set[str] = set()
+    scaled = Cell(precision="16-mixed", accumulate=2)
     for patient in of_room(member.room):
-        drawn = _drawn(tmp_path / str(patient), patient.make(sick=True), member()).Tags()
-        tags |= {*drawn["scalars"], *drawn["histograms"]}
+        tags |= _all_tags(_drawn(tmp_path / str(patient), patient.make(sick=True), member()))
+        # What only a gradient scaler, accumulation, images or half-precision weights have.
+        tags |= _all_tags(
+            _drawn(tmp_path / f"{patient} scaled", patient.make(sick=True), member(), **scaled.settings())
+        )
+    images = {"precision": "bf16-true", "accumulate_grad_batches": 2, "max_epochs": 4}
+    tags |= _all_tags(_drawn(tmp_path / "images", Convolutional(), member(), **images))
     never = {tag for tag in _declared(member) if not any(re.fullmatch(_pattern(tag), drawn) for drawn in tags)}
     assert never == set()
 

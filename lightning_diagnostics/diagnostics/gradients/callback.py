@@ -134,7 +134,7 @@ class GradientNormMonitor(DiagnosticCallback):
         """Forget everything about the steps of this process."""
         self._deferred = Deferred()
         self._looking = Looking(self._deferred)
-        self._watch = StepWatch(self._deferred, self._safely, self._looking)
+        self._watch = StepWatch(self._deferred, self._looking)
         self._arrivals = Arrivals()
         self._parameters: dict[int, Parameter] = {}
         self._shares: dict[int, float] = {}
@@ -155,6 +155,14 @@ class GradientNormMonitor(DiagnosticCallback):
         self._undrawn: tuple[list[Collected], int] | None = None
         self._blind = ""
         self._blind_note: Finding | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no part in the modules and tensors of this process."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        twin._reset()
+        twin._module = None
+        return vars(twin)
 
     # The life of a run.
 
@@ -195,7 +203,7 @@ class GradientNormMonitor(DiagnosticCallback):
         if sharded:
             copies = {id(p): copies_of(p, processes=processes) for p in pl_module.parameters()}
             self._shares = {key: 1 / copy for key, copy in copies.items() if copy}
-        self._watch.start(trainer.optimizers, frozenset(self._parameters))
+        self._watch.start(trainer.optimizers, frozenset(self._parameters), guard=self._safely)
 
     @override
     def detach(self) -> None:
@@ -280,7 +288,7 @@ class GradientNormMonitor(DiagnosticCallback):
         if len(self._micro) == of > 1 and len(set(self._micro)) == 1 and self._micro[0] is not None:
             ranks = insides.process_count(trainer)
             self._watch.complete(self._micro[0], self._micro[0] * of * ranks)
-        self._batches += 1
+        self._batches += insides.process_count(trainer)
         self._end_look(trainer, pl_module, batch)
         self._watch.end_batch()
 
@@ -333,6 +341,7 @@ class GradientNormMonitor(DiagnosticCallback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._undrawn is not None:  # the curves end where the run does
             self._draw(trainer, *self._undrawn)
+        self._watch.stop()
 
     @override
     def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

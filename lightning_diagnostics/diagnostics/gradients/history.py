@@ -211,7 +211,7 @@ class History:
         enough = len(norms) >= FEW
         mean, variance, cv = spread(norms) if norms else (None, None, None)
         sd = math.sqrt(variance) if enough and variance is not None else None
-        scale = self._noise / self._signal if self._signal > 0 <= self._noise and self._noises else None
+        scale = self._noise / self._signal if self._signal > 0 <= self._noise and self._noises >= FEW else None
         return OptimizerGradients(
             layer=self.name,
             step=last.step,

@@ -130,7 +130,7 @@ class OptimizerGradients:
         unit="samples",
         how="simple noise scale (McCandlish et al. 2018, appendix A.1): exponential averages (decay 0.99) of noise and "
         "signal, from the first of the accumulated micro-batches (or from the ranks, at looks) and the whole batch; "
-        "none where there is neither, or the signal or the noise comes out negative",
+        "none where there is neither, before ten such steps, or where signal or noise come out negative",
         chart="gradient noise scale",
     )
     rate: float | None = quantity(
@@ -258,7 +258,7 @@ class Untrained:
         parameters: Their names.
         elements: How many weights they are.
         optimizer: The optimizer that has them; None if none has.
-        batches: Training batches that this rests on.
+        batches: Training batches that this rests on, of all ranks together.
         steps: Steps of that optimizer.
         since: The first step of the run.
     """

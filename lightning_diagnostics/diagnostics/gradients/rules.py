@@ -27,8 +27,8 @@ class Limits:
     missing_batches: int = limit(
         16,
         key="missing-gradient.batches",
-        meaning="training batches without a gradient, before a parameter of an optimizer is reported, where an epoch "
-        "ends",
+        meaning="training batches (of all ranks together) without a gradient, before a parameter of an optimizer is "
+        "reported, where an epoch ends",
         source="arithmetic: a layer that is dropped in half of the batches (stochastic depth) is missing from all of "
         "16 once in 65,000",
         low=1,
@@ -41,11 +41,11 @@ class Limits:
         low=1,
     )
     unoptimized_batches: int = limit(
-        16,
+        8,
         key="parameter-not-optimized.batches",
         meaning="training batches in which gradients reach a parameter that no optimizer has, and in which it does not "
         "move",
-        source="arithmetic: as for missing-gradient",
+        source="convention: as many as an epoch has looks; no chance is involved",
         low=1,
     )
     vanishing_ratio: float = limit(

@@ -89,7 +89,6 @@ class StepWatch:
 
     Args:
         deferred: Where numbers wait.
-        guard: Calls what it is given and lets no fault out.
         looking: Reads more at a look.
         automatic: Whether Lightning optimises, or the module itself.
         clips: Whether Lightning, or the module's own hook, clips.
@@ -98,7 +97,6 @@ class StepWatch:
     """
 
     deferred: Deferred
-    guard: Callable[..., Any]
     looking: Looking
     automatic: bool = True
     processes: int = 1
@@ -109,6 +107,7 @@ class StepWatch:
     names: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._guard: Callable[..., Any] | None = None
         self._handles: list[RemovableHandle] = []
         self._open: dict[int, _Open] = {}
         self._unclipped: dict[int, Measured] = {}
@@ -124,14 +123,16 @@ class StepWatch:
 
     # What it is told.
 
-    def start(self, optimizers: Sequence[Optimizer], members: frozenset[int]) -> None:
+    def start(self, optimizers: Sequence[Optimizer], members: frozenset[int], *, guard: Callable[..., Any]) -> None:
         """Watch the optimizers of a model.
 
         Args:
             optimizers: Those that are known; others are taken up when they first step.
             members: The ``id`` of every parameter of the model.
+            guard: Calls what it is given and lets no fault out.
         """
         self.stop()
+        self._guard = guard
         self._members = members
         for optimizer in optimizers:
             self._take_up(optimizer)
@@ -145,6 +146,7 @@ class StepWatch:
         for handle in self._handles:
             handle.remove()
         self._handles, self._open, self._unclipped, self.steps = [], {}, {}, []
+        self._guard = None
         self._micro = self._loss = None
         self.deferred.clear()
 
@@ -231,8 +233,8 @@ class StepWatch:
 
         def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             watch = alive()
-            if watch is not None:
-                watch.guard(getattr(watch, name), optimizer, args, kwargs)
+            if watch is not None and watch._guard is not None:
+                watch._guard(getattr(watch, name), optimizer, args, kwargs)
 
         return cast(Callable[..., None], torch.compiler.disable(hook))
 
