@@ -264,7 +264,7 @@ class GradientNormMonitor(DiagnosticCallback):
         if pl_module.automatic_optimization:
             samples = self._micro[0] if len(self._micro) == 1 else None
             if samples is not None and len(trainer.optimizers) == 1 and not self._watch.sharded:
-                self._watch.see_micro_batch(trainer.optimizers[0], scale, samples)
+                self._watch.see_micro_batch(trainer.optimizers[0], scale)
         elif not self._unclipped_unknown:
             self._watch.see_backward(scale)
         if self._look:
@@ -285,9 +285,9 @@ class GradientNormMonitor(DiagnosticCallback):
         if isinstance(loss, Tensor) and not pl_module.automatic_optimization:
             self._watch.see_loss_late(loss)
         _, of = insides.accumulation(trainer, batch_idx)
-        if len(self._micro) == of > 1 and len(set(self._micro)) == 1 and self._micro[0] is not None:
-            ranks = insides.process_count(trainer)
-            self._watch.complete(self._micro[0], self._micro[0] * of * ranks)
+        samples = self._micro[0] if self._micro else None
+        if len(self._micro) == of > 1 and samples is not None and set(self._micro) == {samples}:
+            self._watch.complete(of, samples=samples, of=samples * of * insides.process_count(trainer))
         self._batches += insides.process_count(trainer)
         self._end_look(trainer, pl_module, batch)
         self._watch.end_batch()

@@ -64,8 +64,8 @@ def _collected(
             each[names[key]] = norm * norm * shares.get(key, 1.0)
     first = None
     if step.first is not None:
-        slots, samples, of = step.first
-        first = (_square(slots, numbers), samples, of)
+        slots, batches, samples, of = step.first
+        first = (_square(slots, numbers) * batches**2, samples, of)
     taken = Taken(
         step.name,
         step.step,

@@ -45,7 +45,8 @@ class OptimizerStep:
         before: The gradients before clipping; None if that could not be seen.
         after: The gradients that the optimizer was given; None if that could not be seen.
         loss: The last loss before it.
-        first: The norm of the first of its micro-batches, by device, and the batch sizes of one and of all.
+        first: The norm of the first of its micro-batches, by device; how many these are, by which Lightning divides
+            each loss; and the samples of one and of all.
         scaled: Whether a gradient scaler was at work.
         stepped: Whether the optimizer ran; a scaler skips it where gradients are not finite.
         look: What a look has read beside it.
@@ -57,7 +58,7 @@ class OptimizerStep:
     before: Measured | None = None
     after: Measured | None = None
     loss: Slot | None = None
-    first: tuple[tuple[Slot, ...], int, int] | None = None
+    first: tuple[tuple[Slot, ...], int, int, int] | None = None
     scaled: bool = False
     stepped: bool = False
     look: Look | None = None
@@ -111,7 +112,7 @@ class StepWatch:
         self._handles: list[RemovableHandle] = []
         self._open: dict[int, _Open] = {}
         self._unclipped: dict[int, Measured] = {}
-        self._micro: tuple[tuple[Slot, ...], int] | None = None
+        self._micro: tuple[Slot, ...] | None = None
         self._loss: Tensor | None = None
         self._scale: Tensor | None = None
         self._weights: tuple[tuple[int, ...], list[float]] = ((), [])
@@ -179,10 +180,10 @@ class StepWatch:
         if numbers is not None and numbers.numel() == 1:
             self._loss, self._scale = numbers.detach(), scale
 
-    def see_micro_batch(self, optimizer: Optimizer, scale: Tensor | None, samples: int) -> None:
-        """The gradients of the first of several micro-batches, of ``samples`` samples, have been computed."""
+    def see_micro_batch(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+        """The gradients of the first of several micro-batches have been computed."""
         measured = self._measure(optimizer, scale)
-        self._micro = None if measured is None else (measured.norm, samples)
+        self._micro = None if measured is None else measured.norm
 
     def see_backward(self, scale: Tensor | None) -> None:
         """In manual optimisation: a backward pass has run, and nothing has clipped its gradients yet."""
@@ -219,10 +220,16 @@ class StepWatch:
             for step in missing:
                 step.loss = slot
 
-    def complete(self, samples: int, of: int) -> None:
-        """The step that was made last is of ``of`` samples, and its first micro-batch of ``samples``."""
+    def complete(self, batches: int, *, samples: int, of: int) -> None:
+        """The step that was made last is of so many micro-batches.
+
+        Args:
+            batches: How many.
+            samples: Of one.
+            of: Of all, of every rank.
+        """
         if self._micro is not None and self.steps and self.steps[-1].batch == self.batch:
-            self.steps[-1].first = (self._micro[0], samples, of)
+            self.steps[-1].first = (self._micro, batches, samples, of)
         self._micro = None
 
     # What the hooks see.
