@@ -116,6 +116,9 @@ class DiagnosticCallback(Callback):
     def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training starts: take up what is needed for the run."""
 
+    def wind_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The run is over, however it ended, and everything is still there: take up what waits. No collectives."""
+
     def detach(self) -> None:
         """The run is over, however it ended: let go of everything. Called more than once."""
 
@@ -292,11 +295,11 @@ class DiagnosticCallback(Callback):
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._finish(trainer, "finished", step=insides.epoch_end_step(trainer))
+        self._finish(trainer, pl_module, "finished", step=insides.epoch_end_step(trainer))
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._finish(trainer, f"ended by {type(exception).__name__}", step=insides.log_step(trainer))
+        self._finish(trainer, pl_module, f"ended by {type(exception).__name__}", step=insides.log_step(trainer))
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -338,11 +341,13 @@ class DiagnosticCallback(Callback):
         if state["room"]:  # of a diagnostic that was switched off it is empty
             self.load_room_state(state["room"])
 
-    def _finish(self, trainer: Trainer, ending: str, *, step: int) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, ending: str, *, step: int) -> None:
         """The run is over; whatever happens in here, nothing of ours is left behind."""
         if not self._joined:
             return
         self._joined = False
+        with contextlib.suppress(FindingError):  # the run is over: nothing is left to be ended by it
+            self._safely(self.wind_up, trainer, pl_module)
         undecided = [] if self._off else self._safely(self.undecided) or []
         if not self.state_outlives_run:
             self._room_at_end = self._safely(self.room_state) or {}

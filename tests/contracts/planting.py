@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from lightning_diagnostics.callback import DiagnosticCallback
 from tests.helpers import KINDS, Member
 
-TEMPLATES = ("attach", "detach", "watching", "epoch_end", "undecided", "room_state", "load_room_state")
+TEMPLATES = ("attach", "wind_up", "detach", "watching", "epoch_end", "undecided", "room_state", "load_room_state")
 """What a room implements beside Lightning's hooks."""
 
 WHERE_RANKS_MEET = ("share", "take_in")

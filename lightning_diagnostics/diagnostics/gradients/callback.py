@@ -206,6 +206,11 @@ class GradientNormMonitor(DiagnosticCallback):
         self._watch.start(trainer.optimizers, frozenset(self._parameters), guard=self._safely)
 
     @override
+    def wind_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._watch.waits:  # what came after the last look, and may be what ended the run
+            self._collect(trainer, pl_module)
+
+    @override
     def detach(self) -> None:
         self._watch.stop()
         self._arrivals.end()
@@ -348,6 +353,8 @@ class GradientNormMonitor(DiagnosticCallback):
         if self._hidden:
             return
         self._arrivals.end()
+        if self._watch.waits:  # an epoch that was cut short does not end with a look
+            self._collect(trainer, pl_module)
         self._expect()
         if not self._watch.sharded:
             self._judge_parameters(trainer)

@@ -227,7 +227,7 @@ class History:
             zero_steps=sum(norm == 0 for norm in norms),
             norm=_root(last.before),
             norm_after=_root(last.after) if last.stepped else None,
-            mean=mean,
+            mean=mean if enough else None,  # TensorBoard draws a band only where all three have the same steps
             lower=max(0.0, mean - sd) if sd is not None and mean is not None else None,
             upper=mean + sd if sd is not None and mean is not None else None,
             variance=variance if enough else None,

@@ -59,7 +59,7 @@ class OptimizerGradients:
         tag="gradients/norm_mean/{layer}",
         unit="L2 norm",
         how="mean of the norm over the last `window` optimizer steps (before clipping; as the optimizer got it where "
-        "that is not seen); steps whose norm is not finite are left out",
+        "that is not seen), from ten steps on; steps whose norm is not finite are left out",
         chart="gradient norm",
         band=("lower", "upper"),
     )

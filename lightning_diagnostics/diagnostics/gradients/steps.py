@@ -169,6 +169,11 @@ class StepWatch:
         self.batch += 1
 
     @property
+    def waits(self) -> bool:
+        """Whether steps wait to be taken up."""
+        return bool(self.steps or self._open)
+
+    @property
     def looked(self) -> bool:
         """Whether a look waits to be taken up."""
         return any(step.look is not None for step in self.steps)
