@@ -376,7 +376,10 @@ class GradientNormMonitor(DiagnosticCallback):
     def take_in(self, trainer: Trainer, pl_module: LightningModule, shared: list[Any]) -> None:
         if self._hidden:
             return
-        if self._watch.sharded:
+        if self._watch.sharded and len(shared) < self._watch.processes:  # a part of every parameter is missing
+            self._watch.blind.setdefault("any gradient, as this diagnostic is switched off on another rank")
+            self._note_blindness(trainer)
+        elif self._watch.sharded:
             together = zip(*(one["steps"] for one in shared), strict=False)
             self._take_up(trainer, [first.summed(others) for first, *others in together])
             self._judge_parameters(trainer)
