@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, Protocol, cast
@@ -241,7 +241,7 @@ def write_layout(folder: str, categories: Mapping[str, Mapping[str, Chart]]) -> 
     layout = proto.Layout(
         category=[
             proto.Category(title=category, chart=[drawn_as(title, chart) for title, chart in charts.items()])
-            for category, charts in categories.items()
+            for category, charts in _parted(categories)
         ]
     )
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="custom_scalars"))
@@ -249,6 +249,15 @@ def write_layout(folder: str, categories: Mapping[str, Mapping[str, Chart]]) -> 
     record = Summary.Value(tag="custom_scalars__config__", tensor=tensor, metadata=metadata)
     with SummaryWriter(folder, filename_suffix=".layout") as writer:
         cast(Any, writer)._get_file_writer().add_summary(Summary(value=[record]))
+
+
+def _parted(categories: Mapping[str, Mapping[str, Chart]]) -> Iterator[tuple[str, dict[str, Chart]]]:
+    """Each chart with bands in a category of its own before the others': TensorBoard shows them below all others."""
+    for category, charts in categories.items():
+        plain = {title: chart for title, chart in charts.items() if not chart.band}
+        yield from ((title, {title: chart}) for title, chart in charts.items() if chart.band)
+        if plain:
+            yield category, plain
 
 
 def _is_torch_writer(experiment: object) -> bool:

@@ -24,7 +24,6 @@ class Look:
         updates: The norm of the weights' change, by ``id``.
         pictures: Histograms of gradient and weight, by ``id``.
         rate: The learning rate.
-        stale: Whether the gradients were not those of this step.
     """
 
     zeros: dict[int, Slot] = field(default_factory=dict)
@@ -33,7 +32,6 @@ class Look:
     updates: dict[int, Slot] = field(default_factory=dict)
     pictures: dict[int, tuple[Slot, Slot]] = field(default_factory=dict)
     rate: Slot | float | None = None
-    stale: bool = False
 
 
 @dataclass(eq=False)
@@ -186,7 +184,7 @@ def fetched(look: Look, numbers: Fetched) -> tuple[dict[int, ParameterLook], flo
             numbers[slot][0],
             square(look.weights, key) if key in look.updates else None,
             square(look.updates, key),
-            None if look.stale else picture(key, 0),
+            picture(key, 0),
             picture(key, 1),
         )
         for key, slot in look.zeros.items()

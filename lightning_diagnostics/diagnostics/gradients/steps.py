@@ -261,10 +261,9 @@ class StepWatch:
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         scale = getattr(optimizer, "grad_scale", None)
         opened.scaled = opened.scaled or scale is not None
-        if closure is not None:
-            if not self.automatic:
-                self._begin_look(optimizer, opened, None)
-        elif opened.measured is None:
+        if closure is not None:  # it computes the gradients, and Lightning's says so (`before_step`)
+            return
+        if opened.measured is None:
             self._see(optimizer, opened, scale)
         else:
             opened.after = self._changed(optimizer, opened.measured, scale)
@@ -279,7 +278,10 @@ class StepWatch:
         if opened.measured is None:  # a closure of the user's own
             self._see(optimizer, opened, None)
             if opened.look is not None:
-                opened.look.stale = True
+                opened.look.copies, opened.look.weights = [], {}
+                self._note_blind(
+                    "update ratios, as the program gives its optimizer a closure of its own", id(optimizer)
+                )
         elif opened.evaluations > 1:  # clipped at every evaluation: none of them is what moved the weights
             opened.after = None
         elif opened.after is None:
