@@ -1,5 +1,6 @@
 """The pure functions: values from exact arithmetic, and errors that quote what was wrong."""
 
+import itertools
 import math
 import random
 import re
@@ -13,13 +14,16 @@ import numpy as np
 import pytest
 
 from lightning_diagnostics.statistics import (
+    ExponentialMoments,
     Moments,
     false_silence,
+    gradient_noise,
     ks_distance,
     merge_histograms,
     projected_share,
     samples_needed,
     silence_bound,
+    spread,
     statistics_mismatch,
 )
 
@@ -362,3 +366,177 @@ def test_an_eps_that_is_none_is_quoted(eps: float) -> None:
 def test_statistics_of_no_channel_are_quoted() -> None:
     with pytest.raises(ValueError, match=f"^{re.escape('mean=[]: expected one channel or more')}$"):
         statistics_mismatch([], [], [], [], eps=1e-5)
+
+
+# Exponential moments, spread and gradient noise.
+
+
+def _weighted(values: list[Fraction], decay: Fraction) -> tuple[Fraction, Fraction]:
+    """Mean and variance from the weights alone: each value has ``1 - decay`` of what is left, the first all of it."""
+    count = len(values)
+    weights = [(1 - decay) * decay ** (count - 1 - index) for index in range(count)]
+    weights[0] = decay ** (count - 1)
+    assert sum(weights) == 1
+    mean = sum((w * x for w, x in zip(weights, values, strict=True)), Fraction())
+    return mean, sum((w * (x - mean) ** 2 for w, x in zip(weights, values, strict=True)), Fraction())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_exponential_moments_are_those_of_the_weights_in_exact_arithmetic(seed: int) -> None:
+    draw = random.Random(seed)
+    decay = Fraction(draw.randint(1, 99), 100)
+    values = [Fraction(draw.randint(-1000, 1000), 64) for _ in range(draw.randint(1, 40))]
+    found = ExponentialMoments(float(decay))
+    for value in values:
+        found = found.update(float(value))
+    mean, variance = _weighted(values, decay)
+    assert found.count == len(values)
+    assert found.mean == pytest.approx(float(mean), rel=1e-12, abs=1e-12)
+    assert found.variance == pytest.approx(float(variance), rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("decay", "values", "means", "variances"),
+    [
+        (
+            0.9,
+            [1, 2, 4, 3, 0.5, 1.5],
+            [1.0, 1.1, 1.39, 1.551, 1.4459, 1.45131],
+            [0.0, 0.09, 0.8379, 0.987399, 0.98807319, 0.8895292839],
+        ),
+        (0.99, [10, 9, 8, 7], [10.0, 9.99, 9.9701, 9.940399], [0.0, 0.0099, 0.04900599, 0.135848720799]),
+    ],
+)
+def test_exponential_moments_of_known_series(
+    decay: float, values: list[float], means: list[float], variances: list[float]
+) -> None:
+    moments = [ExponentialMoments(decay)]
+    for value in values:
+        moments.append(moments[-1].update(value))
+    assert [each.mean for each in moments[1:]] == pytest.approx(means, rel=1e-9)
+    assert [each.variance for each in moments[1:]] == pytest.approx(variances, rel=1e-9)
+
+
+def test_exponential_moments_of_nothing_have_no_mean_and_an_update_changes_none_but_the_new_ones() -> None:
+    empty = ExponentialMoments(0.5)
+    assert math.isnan(empty.mean)
+    assert (empty.variance, empty.count) == (0.0, 0)
+    one = empty.update(3)
+    assert (one.mean, one.variance, one.count) == (3.0, 0.0, 1)
+    assert one.update(5.0) == ExponentialMoments(0.5, 4.0, 1.0, 2)
+    assert (one.mean, one.count, empty.count) == (3.0, 1, 0)
+
+
+def test_the_exponential_variance_does_not_cancel_beside_a_large_mean() -> None:
+    moments = ExponentialMoments(0.9)
+    for value in (1.0, 2.0, 4.0, 3.0, 0.5, 1.5):
+        moments = moments.update(1e9 + value)
+    assert moments.mean - 1e9 == pytest.approx(1.45131, abs=1e-6)
+    assert moments.variance == pytest.approx(0.8895292839, rel=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 1.5, math.nan])
+def test_a_decay_that_is_none_is_quoted(decay: float) -> None:
+    with pytest.raises(ValueError, match=rf"^decay={decay!r}: allowed is more than 0 and less than 1$"):
+        ExponentialMoments(decay)
+
+
+NORMS = [1.0, 1.2, 0.9, 1.1, 5.0, 1.3, 1.0, 0.8, 1.1, 1.05]
+
+
+@pytest.mark.parametrize(
+    ("last", "mean", "variance", "cv"),
+    [
+        (1, 1.0, None, None),
+        (2, 1.1, 0.02, 0.128564869306645),
+        (3, 1.0333333333333334, 0.023333333333333334, 0.14782502241793033),
+        (4, 1.05, 0.016666666666666666, 0.12295185226055291),
+        (5, 2.05, 3.8833333333333333, 0.9612768295191839),
+        (6, 2.075, 3.8291666666666666, 0.9430485112167629),
+        (10, 0.9875, 0.017291666666666667, 0.13316231086970043),
+    ],
+)
+def test_the_spread_of_a_window_of_four(last: int, mean: float, variance: float | None, cv: float | None) -> None:
+    found = spread(NORMS[:last][-4:])
+    assert found[0] == pytest.approx(mean, rel=1e-9)
+    assert found[1:] == ((None, None) if variance is None else pytest.approx((variance, cv), rel=1e-9))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_spread_is_what_exact_arithmetic_gives_beside_any_mean(seed: int) -> None:
+    draw = random.Random(seed)
+    base = draw.choice([0, 1, 10**6, 10**12])
+    values = [Fraction(base * 64 + draw.randint(1, 64), 64) for _ in range(draw.randint(2, 50))]
+    mean, variance, cv = spread([float(value) for value in values])
+    assert mean == pytest.approx(float(statistics.mean(values)), rel=1e-15)
+    assert variance == pytest.approx(float(statistics.variance(values)), rel=1e-3 if base == 10**12 else 1e-12)
+    assert variance is not None
+    assert cv == math.sqrt(variance) / mean
+
+
+def test_a_spread_around_zero_has_no_coefficient() -> None:
+    assert spread([0.0, 0.0]) == (0.0, 0.0, None)
+    assert spread([-1.0, 1.0]) == (0.0, 2.0, None)
+    assert spread([2.0, 2.0]) == (2.0, 0.0, 0.0)
+
+
+def test_the_spread_of_nothing_is_an_error_in_whole_words() -> None:
+    with pytest.raises(ValueError, match=r"^values=\[\]: expected one number or more$"):
+        spread([])
+
+
+Rows = list[tuple[int, ...]]
+
+
+def _mean_square(rows: Rows) -> Fraction:
+    """The squared norm of their mean."""
+    return sum((Fraction(sum(column), len(rows)) ** 2 for column in zip(*rows, strict=True)), Fraction())
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts", "signal", "noise"),
+    [
+        ([(1, 0), (3, 2), (-1, 4), (2, 1)], [[0, 1], [2, 3]], Fraction(7, 2), Fraction(9, 2)),
+        ([(1,), (2,), (3,), (6,)], [[0], [1], [2], [3]], Fraction(47, 6), Fraction(14, 3)),
+        ([(1,), (2,), (3,), (6,)], [[0]], Fraction(35, 3), Fraction(-32, 3)),
+        ([(1, 1)] * 4, [[0, 1], [2, 3]], Fraction(2), Fraction(0)),
+        ([(1,), (-1,), (1,), (-1,)], [[0, 2], [1, 3]], Fraction(-1), Fraction(4)),
+    ],
+)
+def test_signal_and_noise_of_known_gradients(
+    rows: Rows, parts: list[list[int]], signal: Fraction, noise: Fraction
+) -> None:
+    small = statistics.mean(_mean_square([rows[index] for index in part]) for part in parts)
+    found = gradient_noise(float(small), float(_mean_square(rows)), small=len(parts[0]), big=len(rows))
+    assert found == pytest.approx((float(signal), float(noise)), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_signal_and_noise_are_unbiased_over_every_draw(size: int) -> None:
+    population = [(1, 0), (0, 2), (3, 1)]
+    draws = list(itertools.product(population, repeat=2 * size))
+    found = [
+        gradient_noise(
+            float((_mean_square(list(draw[:size])) + _mean_square(list(draw[size:]))) / 2),
+            float(_mean_square(list(draw))),
+            small=size,
+            big=2 * size,
+        )
+        for draw in draws
+    ]
+    true = _mean_square(population)
+    trace = statistics.mean(Fraction(a * a + b * b) for a, b in population) - true
+    assert statistics.fmean(signal for signal, _ in found) == pytest.approx(float(true), rel=1e-12)
+    assert statistics.fmean(noise for _, noise in found) == pytest.approx(float(trace), rel=1e-12)
+
+
+@pytest.mark.parametrize("small", [0, -1, math.nan])
+def test_a_small_batch_that_is_none_is_quoted(small: float) -> None:
+    with pytest.raises(ValueError, match=rf"^small={small!r}: allowed is more than 0$"):
+        gradient_noise(1.0, 1.0, small=small, big=4)
+
+
+@pytest.mark.parametrize("big", [2, 1, math.nan])
+def test_a_big_batch_that_is_not_bigger_is_quoted_with_the_small_one(big: float) -> None:
+    with pytest.raises(ValueError, match=rf"^big={big!r}: allowed is more than small=2$"):
+        gradient_noise(1.0, 1.0, small=2, big=big)

@@ -4,6 +4,7 @@ import html
 import re
 import warnings
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from PIL import Image as Pillow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch import Tensor
@@ -217,17 +219,67 @@ def test_a_layer_stands_in_a_tag_with_the_characters_that_loggers_allow(layer: s
 def test_a_layout_has_the_charts_of_the_fields_and_patterns_that_match_their_tags_alone() -> None:
     charts = tensorboard.layout(_OfLayer, _Measured)
     assert list(charts) == ["mean by layer", "low"]
-    mean, std = charts["mean by layer"]
+    mean, std = charts["mean by layer"].tags
     values = tensorboard.drawn(_OfLayer("block1/relu.2", 1.0, 2.0, _histogram(1, 2), 0.0))
-    found = {pattern: [tag for tag in values if re.search(pattern, tag)] for pattern in (mean, std, *charts["low"])}
+    found = {
+        pattern: [tag for tag in values if re.search(pattern, tag)] for pattern in (mean, std, *charts["low"].tags)
+    }
     assert list(found.values()) == [["room/mean/block1/relu.2"], ["room/std/block1/relu.2"], ["room/low.all"]]
-    assert not re.search(charts["low"][0], "room/low_all")
+    assert not re.search(low, "room/low_all")
+    assert not any(chart.band for chart in charts.values())
 
 
 def test_the_layout_of_measurements_has_only_what_they_have_values_for_each_once() -> None:
     one, other = (_OfLayer(name, 1.0, std, None, 0.0) for name, std in (("a", None), ("b", 1.0)))
-    assert tensorboard.layout(one) == {"mean by layer": ["^(.+-)?room/mean/.+$"], "low": [r"^(.+-)?room/low\.all$"]}
-    assert tensorboard.layout(one, other)["mean by layer"] == ["^(.+-)?room/mean/.+$", "^(.+-)?room/std/.+$"]
+    mean, low = tensorboard.Chart(("^(.+-)?room/mean/.+$",)), tensorboard.Chart((r"^(.+-)?room/low\.all$",))
+    assert tensorboard.layout(one) == {"mean by layer": mean, "low": low}
+    both = tensorboard.Chart(("^(.+-)?room/mean/.+$", "^(.+-)?room/std/.+$"))
+    assert tensorboard.layout(one, other) == {"mean by layer": both, "low": low}
+
+
+@dataclass(frozen=True)
+class _OfOptimizer:
+    layer: str
+    norm: float | None = tensorboard.quantity(tag="room/norm/{layer}", unit="1", how="rooted", chart="norm")
+    mean: float | None = tensorboard.quantity(
+        tag="room/mean/{layer}", unit="1", how="divided", chart="norm", band=("lower", "upper")
+    )
+    lower: float | None = tensorboard.quantity(tag="room/lower/{layer}", unit="1", how="less")
+    upper: float | None = tensorboard.quantity(tag="room/upper/{layer}", unit="1", how="more")
+    rate: float | None = tensorboard.quantity(tag="room/rate/{layer}", unit="1", how="read", chart="rate")
+
+
+def _three(field: str, layer: str = "Adam") -> tuple[str, ...]:
+    return (f"room/{field}/{layer}",) * 3
+
+
+BAND = ("room/mean/Adam", "room/lower/Adam", "room/upper/Adam")
+FULL = _OfOptimizer("Adam", norm=1.0, mean=3.0, lower=2.5, upper=3.5, rate=0.1)
+
+
+def test_a_chart_with_a_band_has_tags_in_threes_and_a_line_without_one_is_its_own_edges() -> None:
+    assert tensorboard.layout(FULL) == {
+        "norm": tensorboard.Chart((*_three("norm"), *BAND), band=True),
+        "rate": tensorboard.Chart(("^(.+-)?room/rate/.+$",)),
+    }
+
+
+@pytest.mark.parametrize("edges", [(None, None), (2.5, None), (None, 3.5)])
+def test_a_band_without_both_of_its_edges_is_a_line(edges: tuple[float | None, float | None]) -> None:
+    charts = tensorboard.layout(_OfOptimizer("Adam", None, 3.0, *edges, None))
+    assert charts == {"norm": tensorboard.Chart(_three("mean"), band=True)}
+
+
+def test_the_bands_of_several_measurements_are_on_one_chart_each_once() -> None:
+    one, other = (_OfOptimizer(name, 1.0, None, None, None, None) for name in ("a b", "c:d"))
+    charts = tensorboard.layout(one, other, one)
+    assert charts == {"norm": tensorboard.Chart((*_three("norm", "a b"), *_three("norm", "c_d")), band=True)}
+
+
+def test_of_a_class_a_chart_with_bands_is_named_and_empty() -> None:
+    charts = tensorboard.layout(_OfOptimizer)
+    assert list(charts) == ["norm", "rate"]
+    assert charts["norm"] == tensorboard.Chart((), band=True)
 
 
 # What was written is read back.
@@ -307,7 +359,9 @@ def _layouts(folder: Path) -> list[Any]:
 
 
 def test_a_layout_is_read_back_with_its_charts(tmp_path: Path) -> None:
-    tensorboard.write_layout(str(tmp_path), {"room": tensorboard.layout(_OfLayer), "other": {"a": ["b"]}})
+    tensorboard.write_layout(
+        str(tmp_path), {"room": tensorboard.layout(_OfLayer), "other": {"a": tensorboard.Chart(("b",))}}
+    )
     (layout,) = _layouts(tmp_path)
     room, other = layout.category
     assert (room.title, other.title) == ("room", "other")
@@ -315,6 +369,62 @@ def test_a_layout_is_read_back_with_its_charts(tmp_path: Path) -> None:
         ("mean by layer", ["^(.+-)?room/mean/.+$", "^(.+-)?room/std/.+$"]),
         ("low", [r"^(.+-)?room/low\.all$"]),
     ]
+
+
+def test_a_layout_with_bands_is_read_back_with_value_lower_and_upper_edge(tmp_path: Path) -> None:
+    tensorboard.write_layout(str(tmp_path), {"room": tensorboard.layout(FULL)})
+    (layout,) = _layouts(tmp_path)
+    assert [category.title for category in layout.category] == ["norm", "room"]
+    norm, rate = (chart for category in layout.category for chart in category.chart)
+    assert (norm.title, norm.WhichOneof("content")) == ("norm", "margin")
+    series = [(each.value, each.lower, each.upper) for each in norm.margin.series]
+    assert series == [_three("norm"), BAND]
+    assert (rate.title, rate.WhichOneof("content")) == ("rate", "multiline")
+    assert list(rate.multiline.tag) == ["^(.+-)?room/rate/.+$"]
+
+
+def test_a_band_whose_tags_do_not_come_in_threes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        tensorboard.write_layout(str(tmp_path), {"room": {"norm": tensorboard.Chart(BAND[:2], band=True)}})
+
+
+# Pictures.
+
+PICTURE = tensorboard.Image(2, 3, bytes(range(18)))
+"""Two pixels wide and three high, each of another colour."""
+
+
+def _pixels(png: bytes) -> tuple[tuple[int, int], str, bytes]:
+    with Pillow.open(BytesIO(png)) as picture:
+        return picture.size, picture.mode, picture.tobytes()
+
+
+def test_a_picture_as_a_file_has_its_size_and_every_pixel() -> None:
+    assert _pixels(PICTURE.png()) == ((2, 3), "RGB", bytes(range(18)))
+
+
+def test_a_picture_is_drawn_and_is_no_number() -> None:
+    @dataclass(frozen=True)
+    class _Seen:
+        layer: str
+        picture: tensorboard.Image | None = tensorboard.quantity(tag="room/picture/{layer}", unit="1", how="drawn")
+        number: float = tensorboard.quantity(tag="room/number/{layer}", unit="1", how="counted")
+
+    values = tensorboard.drawn(_Seen("net.0", PICTURE, 1))
+    assert values == {"room/picture/net.0": PICTURE, "room/number/net.0": 1.0}
+    assert values["room/picture/net.0"] is PICTURE
+    assert tensorboard.scalars(values) == {"room/number/net.0": 1.0}
+    assert tensorboard.drawn(_Seen("net.0", None, 1)) == {"room/number/net.0": 1.0}
+
+
+def test_a_picture_written_with_numbers_is_read_back_with_size_and_pixels(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path) as writer:
+        assert tensorboard.write_values(writer, {"a": 1.0, "p": PICTURE}, step=7)
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    (read,) = events.Images("p")
+    assert (read.step, read.width, read.height) == (7, 2, 3)
+    assert _pixels(read.encoded_image_string) == ((2, 3), "RGB", bytes(range(18)))
+    assert [event.value for event in events.Scalars("a")] == [1.0]
 
 
 # Real runs.

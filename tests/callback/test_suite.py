@@ -33,6 +33,7 @@ class Both(LossList):
 
 
 EVERY = list(catalogue.names().values())
+OTHERS = [member.room for member in KINDS if member.room != "activations"]
 DEAD, LEAK = ("ACT101", "net.2", 0), ("MEM101", "model.losses", 0)
 
 
@@ -271,7 +272,7 @@ def test_findings_of_a_checkpoint_that_are_ignored_now_are_not_carried_on(tmp_pa
 
 
 def test_the_record_of_a_run_says_what_was_enabled_and_which_way(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"preset": "light", "batch_norm": False, "graph_leak": False}
+    options: dict[str, Any] = {"preset": "light", **dict.fromkeys(OTHERS, False)}
     suite = Diagnostics(strict=True, **options, ignore=["ACT801"], limits={"ACT101.share": 0.9})
     during: list[dict[str, Any]] = []
 
