@@ -1,9 +1,10 @@
-"""A small network learns to read digits, with three mistakes that only its diagnostics notice.
+"""A small network learns to read digits, with four mistakes that only its diagnostics notice.
 
-``python examples/digits.py`` trains it three times, with one mistake each: ``leaking`` loses memory with every step,
-``dying`` loses most units of a layer, and ``forgetting`` is validated in training mode. ``python examples/digits.py
-healthy normed`` trains it without them, without and with batch norm. With ``--plot memory.png`` the memory in use is
-drawn, read back from what was logged.
+``python examples/digits.py`` trains it four times, with one mistake each: ``leaking`` loses memory with every step,
+``dying`` loses most units of a layer, ``forgetting`` is validated in training mode, and ``forgotten`` has a layer that
+no optimizer trains. ``python examples/digits.py healthy normed`` trains it without them, without and with batch norm.
+With ``--clip 0.5`` gradients are clipped, and with ``--plot memory.png`` the memory in use is drawn, read back from
+what was logged.
 """
 
 import argparse
@@ -85,6 +86,13 @@ class DyingDigits(Digits):
     learning_rate = 0.03
 
 
+class ForgottenDigits(Digits):
+    """The same network, of which only the head is given to the optimizer."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.head.parameters(), lr=self.learning_rate)
+
+
 class NormedDigits(Digits):
     """The same with batch norm; logs in validation how many answers stay when pictures move by a pixel."""
 
@@ -122,6 +130,7 @@ NETWORKS = {
     "dying": DyingDigits,
     "normed": NormedDigits,
     "forgetting": ForgettingDigits,
+    "forgotten": ForgottenDigits,
 }
 
 
@@ -134,7 +143,7 @@ def loaders(batch_size: int = 32) -> tuple[DataLoader, DataLoader]:
     return DataLoader(train, batch_size, shuffle=True), DataLoader(val, batch_size)
 
 
-def fit(network: type[Digits], *, name: str, logdir: str, epochs: int) -> Path:
+def fit(network: type[Digits], *, name: str, logdir: str, epochs: int, clip: float | None = None) -> Path:
     """Train a network under all diagnostics; returns the folder of the run."""
     seed_everything(0, verbose=False)
     trainer = Trainer(
@@ -142,6 +151,7 @@ def fit(network: type[Digits], *, name: str, logdir: str, epochs: int) -> Path:
         max_epochs=epochs,
         logger=TensorBoardLogger(logdir, name=name),
         log_every_n_steps=10,
+        gradient_clip_val=clip,
         callbacks=[Diagnostics()],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -187,14 +197,16 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="network", help=f"any of {', '.join(NETWORKS)}")
     parser.add_argument("--plot", metavar="FILE", help="draw the memory of the runs")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--clip", type=float, metavar="NORM", help="clip gradients to this norm")
     parser.add_argument("--logdir", default="lightning_logs")
     args = parser.parse_args()
-    chosen = args.networks or ["leaking", "dying", "forgetting"]
+    chosen = args.networks or ["leaking", "dying", "forgetting", "forgotten"]
     if unknown := set(chosen) - set(NETWORKS):
         parser.error(f"{', '.join(unknown)}: allowed are {', '.join(NETWORKS)}")
     warnings.filterwarnings("ignore", module="lightning")  # its advice on workers: 45 batches need none
 
-    runs = {name: fit(NETWORKS[name], name=name, logdir=args.logdir, epochs=args.epochs) for name in chosen}
+    how = {"logdir": args.logdir, "epochs": args.epochs, "clip": args.clip}
+    runs = {name: fit(NETWORKS[name], name=name, **how) for name in chosen}
     if args.plot:
         plot(runs, args.plot)
     print(f"Look at the runs with: tensorboard --logdir {args.logdir}")

@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_diagnostics import Finding, Severity, tensorboard
 from lightning_diagnostics.diagnostics.activations.measure import LayerActivations, Overview
 from lightning_diagnostics.diagnostics.batch_norm import measure as batch_norm
+from lightning_diagnostics.diagnostics.gradients.measure import LayerGradients, OptimizerGradients
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
@@ -76,6 +77,13 @@ def death(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def modes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits example with batch norm, in health and validated in training mode."""
     return digits(tmp_path_factory.mktemp("modes") / "lightning_logs", "normed", "forgetting", epochs=3)
+
+
+@pytest.fixture(scope="module")
+def clipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits example with clipped gradients, in health and with layers that no optimizer has."""
+    folder = tmp_path_factory.mktemp("clipped") / "lightning_logs"
+    return digits(folder, "healthy", "forgotten", "--clip=0.5", epochs=5)
 
 
 @pytest.fixture
@@ -205,8 +213,8 @@ def test_each_chart_of_the_layout_has_lines(death: Path, page: "Page") -> None:
     charts = tensorboard.layout(Overview, LayerActivations)
     tags = EventAccumulator(str(death / "dying/version_0")).Reload().Tags()["scalars"]
     lines = {
-        title: sum(re.match(pattern, tag) is not None for pattern in patterns for tag in tags)
-        for title, patterns in charts.items()
+        title: sum(re.match(pattern, tag) is not None for pattern in chart.tags for tag in tags)
+        for title, chart in charts.items()
     }
     expected = [title for title, number in lines.items() if number]
     assert {"worst dead share", "dead share by layer", "drift between epochs by layer"} <= set(expected)
@@ -239,7 +247,7 @@ def test_the_curves_of_norms_have_lines(modes: Path, page: "Page") -> None:
 def test_the_charts_of_norms_are_arranged_and_have_lines(modes: Path, page: "Page") -> None:
     charts = tensorboard.layout(batch_norm.Overview, batch_norm.LayerStatistics)
     tags = EventAccumulator(str(modes / "forgetting/version_0")).Reload().Tags()["scalars"]
-    lines = [sum(re.match(pattern, tag) is not None for pattern in each for tag in tags) for each in charts.values()]
+    lines = [sum(re.match(each, tag) is not None for each in chart.tags for tag in tags) for chart in charts.values()]
     assert lines == [1, 2, 2, 2, 2]  # the largest, and both norms
     with serving(modes / "forgetting") as address:
         page.open(f"{address}/#custom_scalars")
@@ -256,19 +264,109 @@ def test_the_charts_of_norms_are_arranged_and_have_lines(modes: Path, page: "Pag
         page.draw("norm_charts.png", f"{ours}[{len(charts) - 1}]", below=last)
 
 
+# An outline begins and ends at the bottom; where there is something in a bucket, it is higher.
+OUTLINES = """all('path.outline', card.shadowRoot).filter(e => {
+    const heights = [...e.getAttribute('d').matchAll(/,([0-9.]+)/g)].map(found => Number(found[1]));
+    return Math.max(...heights) - Math.min(...heights) > 1;
+}).length"""
+"""The outlines of a card of histograms that have a height."""
+
+
 def test_each_layer_has_a_histogram(death: Path, page: "Page") -> None:
-    # An outline begins and ends at the bottom; where there is something in a bucket, it is higher.
-    outlines = """(card => card && all('path.outline', card.shadowRoot).filter(e => {
-        const heights = [...e.getAttribute('d').matchAll(/,([0-9.]+)/g)].map(found => Number(found[1]));
-        return Math.max(...heights) - Math.min(...heights) > 1;
-    }).length)"""
     with serving(death / "dying") as address:
         page.open(f"{address}/#histograms")
         for index, layer in enumerate(("features.1", "head/relu")):
             title = page.wait_for(f"shown('tf-histogram-loader').map(card => card.tag)[{index}]")
             assert title == f"activations/histogram/{layer}"
-            assert page.wait_for(f"{outlines}(shown('vz-histogram-timeseries')[{index}])") >= 8
+            assert page.wait_for(f"(card => card && {OUTLINES})(shown('vz-histogram-timeseries')[{index}])") >= 8
         page.draw("dead_histograms.png", "shown('tf-histogram-loader')[1]")
+
+
+def test_the_forgotten_layer_is_a_table_on_the_text_page(clipped: Path, page: "Page") -> None:
+    with serving(clipped / "forgotten") as address:
+        page.open(f"{address}/#text")
+        table = page.wait_for("shown('table').map(e => e.innerText).find(text => text.includes('GRD103'))")
+    assert "parameter-not-optimized" in table
+    assert "features" in table
+    assert "2 parameters (640 weights) get gradients, but no optimizer has them" in table
+    assert "WARNING" in table
+
+
+def test_the_gradient_norm_is_drawn_before_and_after_clipping_with_its_band(clipped: Path, page: "Page") -> None:
+    norms = [f"gradients/{what}/Adam (version_0)" for what in ("norm", "norm_after_clipping", "norm_mean")]
+    with serving(clipped / "healthy") as address:
+        page.open(f"{address}/#custom_scalars")
+        page.grow(2600)
+        card = "(card => card && {})(shown('tf-custom-scalar-margin-chart-card')[0])"
+        assert page.wait_for(card.format("card.title")) == "gradient norm"
+        assert page.wait_for(card.format(f"{LINES}.length >= 6"))  # each is drawn smoothed, too
+        # The edges of the band are further apart than a line is thick; those of the other two lines are the lines.
+        areas = "all('path.area', card.shadowRoot).map(e => e.getAttribute('d').slice(1, -1).split(/[L,]/).map(Number))"
+        spread = """.map(path => path.filter((_, index) => index % 2)).map(ys => {
+            const half = ys.length / 2;
+            return Math.max(...ys.slice(0, half).map((y, index) => Math.abs(y - ys[ys.length - 1 - index])));
+        })"""
+        spreads = page.wait_for(card.format(f"(all => all.length == 3 && all)({areas}{spread})"))
+        page.evaluate(card.format("all('.toggle-matches-button', card.shadowRoot).forEach(button => button.click())"))
+        legend = "(all => all.length == 3 && all)(all('.match-list-entry', card.shadowRoot).map(e => e.innerText))"
+        lines = page.wait_for(card.format(legend))
+        errors = page.evaluate(card.format("all('.error-content', card.shadowRoot).map(e => e.offsetHeight)"))
+    assert [line.split(maxsplit=1)[1] for line in lines] == norms
+    flat, also_flat, band = sorted(spreads)
+    assert flat == also_flat == 0
+    assert band > 20
+    assert not any(errors)
+
+
+def test_the_charts_of_gradients_are_arranged_and_have_lines(clipped: Path, page: "Page") -> None:
+    tags = EventAccumulator(str(clipped / "healthy/version_0")).Reload().Tags()["scalars"]
+    charts = {
+        title: sum(re.match(pattern, tag) is not None for pattern in chart.tags for tag in tags)
+        for title, chart in tensorboard.layout(OptimizerGradients, LayerGradients).items()
+        if not chart.band
+    }
+    assert charts.pop("gradient noise scale") == 0  # there is one batch a step
+    assert charts["learning rate"] == 1
+    assert charts["update ratio by layer"] == charts["gradient norm by layer"] == 3
+    with serving(clipped / "healthy") as address:
+        page.open(f"{address}/#custom_scalars")
+        page.grow(2600)
+        cards = "shown('tf-custom-scalar-multi-line-chart-card')"
+        ours = f"{cards}.filter(card => {json.dumps(list(charts))}.includes(card.title))"
+        assert page.wait_for(f"(t => t.length >= {len(charts)} && t)({ours}.map(card => card.title))") == list(charts)
+        lines = list(charts.values())
+        page.wait_for(f"{ours}.map(card => {LINES}.length).every((count, index) => count >= {lines}[index])")
+        legends = "all('#toggle-matches-button, .toggle-matches-button', card.shadowRoot)"
+        every = f"[...shown('tf-custom-scalar-margin-chart-card'), ...{ours}.slice(-2)]"
+        page.evaluate(f"{every}.forEach(card => {legends}.forEach(button => button.click()))")
+        categories = page.evaluate("shown('tf-category-paginated-view').map(e => e.category && e.category.name)")
+        last = f"{cards}.filter(card => !{json.dumps(list(charts))}.includes(card.title)).at(-1)"
+        page.draw("gradient_charts.png", f"{ours}[{len(charts) - 1}]", below=last)
+    assert categories == ["activations", "gradient norm", "gradients"]
+
+
+def test_gradients_and_weights_have_histograms(clipped: Path, page: "Page") -> None:
+    layers = ("features.0", "head.conv", "head.linear")
+    expected = [f"gradients/{what}/{layer}" for what in ("histogram", "weights_histogram") for layer in layers]
+    with serving(clipped / "healthy") as address:
+        page.open(f"{address}/#histograms")
+        page.grow(1400)
+        found = page.wait_for("(t => t.length >= 8 && t)(shown('tf-histogram-loader').map(card => card.tag))")
+        assert found[2:] == expected  # the first are of activations
+        drawn = f"shown('vz-histogram-timeseries').map(card => {OUTLINES})"
+        page.wait_for(f"(t => t.length == 8 && t.slice(2).every(count => count >= 4))({drawn})")
+        loaders = "shown('tf-histogram-loader')"
+        page.draw("gradient_histograms.png", f"{loaders}[7]", below=f"{loaders}[1]")
+
+
+def test_the_filters_of_the_first_convolution_are_a_picture(clipped: Path, page: "Page") -> None:
+    with serving(clipped / "healthy") as address:
+        page.open(f"{address}/#images")
+        assert page.wait_for("shown('tf-image-loader').map(e => e.tag)") == ["gradients/filters/features.0"]
+        size = "all('img', shown('tf-image-loader')[0].shadowRoot).map(e => [e.naturalWidth, e.naturalHeight])[0]"
+        side = 8 * (3 * 4 + 2)  # 64 filters of 3 by 3, each weight in four pixels by four, and a line around
+        page.wait_for(f"String({size}) == '{side},{side}'")
+        page.draw("gradient_filters.png", "shown('tf-image-loader')[0]")
 
 
 class Page:

@@ -9,6 +9,7 @@ from lightning_diagnostics.probes import is_sharded
 from lightning_diagnostics.tensorboard import Image
 
 _TILES = 64
+_LINE = (60, 100, 180)  # blue, around each tile: a grey line would look like a weight
 _ZOOM = 4  # screen pixels for a weight: filters of three by three would be hard to see
 
 
@@ -38,10 +39,11 @@ def filters(weight: Tensor) -> Image | None:
     low, high = (end.view(-1, 1, 1, 1) for end in torch.aminmax(tiles.flatten(1), dim=1))
     tiles = (tiles - low) / (high - low).clamp_min(1e-12) * 255
     tiles = tiles.expand(-1, 3, -1, -1).repeat_interleave(_ZOOM, 2).repeat_interleave(_ZOOM, 3)
-    tiles = nn.functional.pad(tiles, (1, 1, 1, 1))  # a black line around each
     columns = math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)
-    blank = tiles.new_zeros(rows * columns - len(tiles), *tiles.shape[1:])
-    sheet = torch.cat([tiles, blank]).unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    height, width = tiles.shape[2] + 2, tiles.shape[3] + 2
+    framed = tiles.new_tensor(_LINE).view(1, 3, 1, 1).repeat(rows * columns, 1, height, width)
+    framed[: len(tiles), :, 1:-1, 1:-1] = tiles
+    sheet = framed.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     pixels = sheet.round().to(torch.uint8).contiguous()
     return Image(pixels.shape[1], pixels.shape[0], pixels.numpy().tobytes())
