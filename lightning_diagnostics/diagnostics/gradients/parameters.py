@@ -18,7 +18,7 @@ class Parameter:
     Attributes:
         name: In the model, without the names of wrappers.
         layer: The path of the module that has it.
-        elements: How many, of all processes together.
+        elements: How many, of all processes together; a complex one counts as two.
         matrix: Whether it has two dimensions or more, and so is neither a bias nor the scale of a norm.
         table: Whether it is a table of embeddings, of which a batch uses some rows.
         trains: Whether it requires a gradient.
@@ -45,7 +45,7 @@ def parameters_of(module: nn.Module) -> dict[int, Parameter]:
             found[id(parameter)] = Parameter(
                 f"{layer}.{name}" if layer else name,
                 layer or ROOT,
-                parameter.numel(),
+                parameter.numel() * (2 if parameter.is_complex() else 1),
                 parameter.dim() >= 2,
                 isinstance(part, nn.Embedding | nn.EmbeddingBag),
                 parameter.requires_grad,
