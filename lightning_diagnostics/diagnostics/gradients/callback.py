@@ -329,7 +329,8 @@ class GradientNormMonitor(DiagnosticCallback):
             names, slots = self._unoptimized_values
             values = dict(zip(names, (numbers[slot][0] for slot in slots), strict=True))
             optimized = {self._parameters[key].name for key in self._optimized() if key in self._parameters}
-            self._unoptimized.see(values, step=self._step, batches=self._batches, optimized=optimized)
+            before = self._batches - insides.process_count(trainer)  # this batch is the first of those it rests on
+            self._unoptimized.see(values, step=self._step, batches=before, optimized=optimized)
             self._shared += [(index, numbers[slot][0] ** 2, size) for index, slot, size in self._local]
         self._unoptimized_values, self._local = ((), []), []
         collected = collect(steps, numbers, self._parameters, shares=self._shares) if numbers is not None else []
