@@ -16,6 +16,7 @@ from tests.patients import BATCHES, ROWS, LossList, Rows, Student, loader
 
 ACTIVATIONS = frozenset({"activations"})
 MODES = frozenset({"batch_norm"})
+GRADIENTS = frozenset({"gradients"})
 
 
 @dataclass
@@ -196,7 +197,7 @@ def situations(folder: Path) -> dict[str, Situation]:
         "None sometimes": Situation(kind=SometimesNone),
         "None always": Situation(kind=AlwaysNone, enough=False),
         "no parameters": Situation(kind=NoParameters, enough=False, unseen=MODES),
-        "frozen backbone": Situation(kind=FrozenBackbone, unseen=ACTIVATIONS),
+        "frozen backbone": Situation(kind=FrozenBackbone, unseen=ACTIVATIONS | GRADIENTS),
         "LBFGS": Situation(kind=Lbfgs),
         "a dict with the loss": Situation(kind=DictLoss),
         "two training loaders": Situation(

@@ -44,6 +44,7 @@ pytestmark = ADVICE
 EXPECTED = {
     "activations": ("ACT101", "net.2"),
     "batch_norm": ("BN101", "net.1"),
+    "gradients": ("GRD103", "net.0"),
     "graph_leak": ("MEM101", "model.losses"),
 }
 """What is found in the networks of these situations, by room."""
@@ -66,7 +67,8 @@ def _train(member: Member, situation: Situation, *, sick: bool) -> tuple[Any, St
     run = trainer(diagnostic, *settings.pop("callbacks", []), **settings)
     module = situation.kind(sick=sick)
     if sick and isinstance(module.net, torch.nn.Sequential):
-        {"activations": kill_units, "batch_norm": _train_in_validation}.get(member.room, _nothing)(module)
+        sicken = {"activations": kill_units, "batch_norm": _train_in_validation, "gradients": _forget_a_layer}
+        sicken.get(member.room, _nothing)(module)
     data = situation.data or {"train_dataloaders": loader(), "val_dataloaders": loader(2, shuffle=False)}
     with heard() as records:
         run.fit(situation.prepare(module), **data)
@@ -81,6 +83,20 @@ def _train_in_validation(module: Student) -> None:
         norm.train()
 
     module.on_validation_batch_start = train  # type: ignore[method-assign]  # whatever its class is
+
+
+def _forget_a_layer(module: Student) -> None:
+    """Take the first layer of a `Student` from its optimizer."""
+    made, forgotten = module.configure_optimizers, {id(parameter) for parameter in module.net[0].parameters()}
+
+    def configure_optimizers() -> Any:
+        optimizers = made()
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            for group in optimizer.param_groups:
+                group["params"][:] = [each for each in group["params"] if id(each) not in forgotten]
+        return optimizers
+
+    module.configure_optimizers = configure_optimizers  # type: ignore[method-assign]  # whatever its class is
 
 
 def _nothing(module: Student) -> None:
