@@ -154,7 +154,8 @@ def loss_scale(trainer: Trainer) -> torch.Tensor | None:
 
 def clips(trainer: Trainer, module: LightningModule) -> bool:
     """Whether Lightning clips gradients, or the user's module may."""
-    return bool(trainer.gradient_clip_val) or is_overridden(module, "configure_gradient_clipping")
+    hooks = ("configure_gradient_clipping", "on_before_optimizer_step")
+    return bool(trainer.gradient_clip_val) or any(is_overridden(module, hook) for hook in hooks)
 
 
 def accumulation(trainer: Trainer, batch_idx: int) -> tuple[int, int]:

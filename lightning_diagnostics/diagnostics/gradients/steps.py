@@ -74,6 +74,7 @@ class _Open:
     """A step that is under way."""
 
     measured: Measured | None = None
+    unclipped: Measured | None = None  # in manual optimisation: as a backward pass of Lightning's left them
     after: Measured | None = None
     evaluations: int = 0
     begun: bool = False  # whether the optimizer's own step has begun
@@ -286,7 +287,7 @@ class StepWatch:
             opened.after = None
         elif opened.after is None:
             opened.after = opened.measured
-            if self.automatic and opened.evaluations:
+            if opened.evaluations and (self.automatic or self.clips):
                 opened.after = self._clipped(optimizer, opened.measured)
         if opened.look is not None:
             self.looking.end(opened.look)
@@ -297,7 +298,7 @@ class StepWatch:
 
     def _see(self, optimizer: Optimizer, opened: _Open, scale: Tensor | None) -> None:
         """The gradients that a step begins with."""
-        unclipped = self._unclipped.get(id(optimizer))
+        opened.unclipped = unclipped = self._unclipped.get(id(optimizer))
         if unclipped is not None and self._marks(optimizer) == unclipped.marks:
             opened.measured = unclipped
         else:
@@ -368,17 +369,17 @@ class StepWatch:
         measured = opened.measured
         if measured is None:
             return
-        known = self._unclipped.pop(number, None)
-        clipped_by_lightning = self.automatic and opened.evaluations > 0
+        self._unclipped.pop(number, None)
+        known = measured if self.automatic and opened.evaluations > 0 else opened.unclipped
         step = OptimizerStep(self.names[number], self._step, self.batch, loss=self._put_loss(), look=opened.look)
-        if clipped_by_lightning:
-            step.before, step.after = measured, opened.after
-            if opened.evaluations > 1:
-                self._note_blind("the norm after clipping, as the optimizer evaluates the loss several times", number)
-        else:
-            step.before, step.after = known, measured
-            if known is None and not self.automatic:
-                self._note_blind("the norm before clipping, as Lightning does not run the backward pass", number)
+        step.before, step.after = known, opened.after or measured
+        if opened.evaluations > 1:
+            step.after = None
+            self._note_blind("the norm after clipping, as the optimizer evaluates the loss several times", number)
+        elif self.automatic and opened.evaluations > 0:
+            step.after = opened.after
+        elif known is None and not self.automatic:
+            self._note_blind("the norm before clipping, as Lightning does not run the backward pass", number)
         if not stepped:
             step.after = None
         step.scaled, step.stepped = opened.scaled, stepped
