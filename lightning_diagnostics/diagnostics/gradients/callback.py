@@ -152,7 +152,7 @@ class GradientNormMonitor(DiagnosticCallback):
         self._whole: dict[int, tuple[str, float]] = {}  # by batch: optimizer and squared norm of all ranks together
         self._waiting: list[Collected] = []  # of a model that is spread over ranks
         self._micro: list[int | None] = []  # samples of the micro-batches of this step
-        self._undrawn: tuple[list[Collected], int] | None = None
+        self._undrawn: tuple[list[tuple[Collected, OptimizerGradients]], int] | None = None
         self._blind = ""
         self._blind_note: Finding | None = None
 
@@ -449,7 +449,7 @@ class GradientNormMonitor(DiagnosticCallback):
 
     def _take_up(self, trainer: Trainer, collected: Sequence[Collected]) -> None:
         """Take up steps in their order, judge them, and draw those that were looked at."""
-        looked: dict[int, list[Collected]] = {}
+        looked: dict[int, list[tuple[Collected, OptimizerGradients]]] = {}
         for one in collected:
             taken = one.taken
             if taken.name not in self._histories and len(self._histories) >= _OPTIMIZERS:
@@ -464,7 +464,9 @@ class GradientNormMonitor(DiagnosticCallback):
                 self._whole[taken.batch] = (taken.name, taken.norm**2)
             self._judge_finite(trainer, taken, before)
             if one.looks is not None:
-                looked.setdefault(taken.step, []).append(one)
+                looked.setdefault(taken.step, []).append((one, self._measured(history, one)))
+                if self._drawn:
+                    history.drawn()
                 depth = self._depths.setdefault(taken.name, DepthHistory(taken.name, self._limits.vanishing_looks))
                 depth.take(taken.step, taken.each, one.looks, self._from_afar())
         for step, those in looked.items():
@@ -596,20 +598,22 @@ class GradientNormMonitor(DiagnosticCallback):
             layers = [layers[index * len(layers) // chosen] for index in range(chosen)]
         return [largest[layer][1] for layer in layers]
 
-    def _draw(self, trainer: Trainer, collected: Sequence[Collected], step: int) -> None:
+    def _measured(self, history: History, one: Collected) -> OptimizerGradients:
+        """What is drawn of a step that was looked at; others may come before it is."""
+        elements = {parameter.name: parameter.elements for parameter in self._parameters.values()}
+        looks = one.looks or {}
+        of = sum(elements.get(name, 0) for name in looks)
+        share = sum(look.zeros for look in looks.values()) / of if of else None
+        return history.measured(zero_share=share, rate=one.rate)
+
+    def _draw(self, trainer: Trainer, collected: Sequence[tuple[Collected, OptimizerGradients]], step: int) -> None:
         if not (trainer.is_global_zero and trainer.loggers):
             return
         drawn: list[OptimizerGradients | LayerGradients] = []
-        named = {parameter.name: parameter for parameter in self._parameters.values()}
         each: dict[str, float] = {}
         looks: dict[str, ParameterLook] = {}
-        for one in collected:
-            zeros = sum(look.zeros for look in one.looks.values()) if one.looks else 0.0
-            elements = sum(named[name].elements for name in one.looks or () if name in named)
-            share = zeros / elements if elements else None
-            history = self._histories[one.taken.name]
-            drawn.append(history.measured(zero_share=share, rate=one.rate))
-            history.drawn()
+        for one, measured in collected:
+            drawn.append(measured)
             each |= one.taken.each
             looks |= one.looks or {}
         layers = [
