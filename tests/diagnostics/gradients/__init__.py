@@ -1,0 +1,1 @@
+"""What `GradientNormMonitor` measures, finds, and leaves alone."""
