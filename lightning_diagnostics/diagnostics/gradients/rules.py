@@ -220,7 +220,7 @@ def missing_gradient(measured: "Untrained", limits: Limits) -> Verdict:
         Severity.WARNING,
         measured.where,
         measured.since,
-        f"{_parameters(count)} ({measured.elements:,} weights) of {measured.optimizer} received no gradient in "
+        f"{_parameters(measured)} of {measured.optimizer} received no gradient in "
         f"{measured.batches} batches: no loss depends on {'it' if count == 1 else 'them'}.",
         "look for detach(), no_grad(), .item() or argmax between here and the loss, or a module that is never called; "
         "if it is not meant to learn, requires_grad_(False).",
@@ -259,7 +259,7 @@ def parameter_not_optimized(measured: "Untrained", limits: Limits) -> Verdict:
         Severity.WARNING,
         measured.where,
         measured.since,
-        f"{_parameters(count)} ({measured.elements:,} weights) {'gets' if count == 1 else 'get'} gradients, but no "
+        f"{_parameters(measured)} {'gets' if count == 1 else 'get'} gradients, but no "
         f"optimizer has {'it' if count == 1 else 'them'}.",
         "add it to the optimizer in configure_optimizers (self.parameters() has everything); if it is meant to stay as "
         "it is, requires_grad_(False).",
@@ -519,8 +519,9 @@ RULES = (
 )
 
 
-def _parameters(count: int) -> str:
-    return "1 parameter" if count == 1 else f"{count} parameters"
+def _parameters(measured: "Untrained") -> str:
+    count, elements = len(measured.parameters), measured.elements
+    return f"{count} parameter{'s' * (count > 1)} ({elements:,} weight{'s' * (elements > 1)})"
 
 
 def _quotient(value: float | None, base: float | None) -> float | None:
