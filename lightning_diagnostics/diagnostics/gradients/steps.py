@@ -25,13 +25,14 @@ class Measured:
         keys: The ``id`` of each parameter that had one.
         norm: Their L2 norm together, by device.
         vector: The norm of each, and which of ``keys`` each is of; empty if there is no room for them.
-        marks: What tells whether they were changed since.
+        marks: What tells whether they were changed since: each, not kept alive (an ``id`` may be another's by then),
+            and how often it had been written to.
     """
 
     keys: tuple[int, ...]
     norm: tuple[Slot, ...]
     vector: tuple[tuple[Slot, tuple[int, ...]], ...]
-    marks: tuple[int, ...]
+    marks: tuple[tuple[weakref.ref[Tensor], int], ...]
 
 
 @dataclass(eq=False)
@@ -196,7 +197,7 @@ class StepWatch:
         for optimizer in self.known():
             number = id(optimizer)
             known = self._unclipped.get(number)
-            if known is None or self._marks(optimizer) != known.marks:
+            if known is None or not self._is_unchanged(optimizer, known):
                 measured = self._measure(optimizer, scale)
                 if measured is not None:
                     self._unclipped[number] = measured
@@ -299,7 +300,7 @@ class StepWatch:
     def _see(self, optimizer: Optimizer, opened: _Open, scale: Tensor | None) -> None:
         """The gradients that a step begins with."""
         opened.unclipped = unclipped = self._unclipped.get(id(optimizer))
-        if unclipped is not None and self._marks(optimizer) == unclipped.marks:
+        if unclipped is not None and self._is_unchanged(optimizer, unclipped):
             opened.measured = unclipped
         else:
             opened.measured = self._measure(optimizer, scale)
@@ -314,7 +315,7 @@ class StepWatch:
 
     def _changed(self, optimizer: Optimizer, measured: Measured, scale: Tensor | None) -> Measured | None:
         """The gradients as they are now, measured again only if they were changed."""
-        return measured if self._marks(optimizer) == measured.marks else self._measure(optimizer, scale)
+        return measured if self._is_unchanged(optimizer, measured) else self._measure(optimizer, scale)
 
     def _clipped(self, optimizer: Optimizer, measured: Measured) -> Measured | None:
         """What an optimizer was given after Lightning's clipping, read when its step is over."""
@@ -351,7 +352,7 @@ class StepWatch:
                     (self.deferred.put(each), tuple(keys[place] for place in found.places[device]))
                     for device, each in found.each.items()
                 )
-        return Measured(keys, norm, vector, _marks(gradients))
+        return Measured(keys, norm, vector, tuple((weakref.ref(each), _writes(each)) for each in gradients))
 
     def _shares(self, keys: tuple[int, ...], gradients: list[Tensor]) -> list[float]:
         """What to multiply norms with, so that the squares of all processes sum up to that of the whole."""
@@ -360,8 +361,13 @@ class StepWatch:
             self._weights = keys, [each**-0.5 if each else 0.0 for each in copies]
         return self._weights[1]
 
-    def _marks(self, optimizer: Optimizer) -> tuple[int, ...]:
-        return _marks(_with_gradients(optimizer)[1])
+    def _is_unchanged(self, optimizer: Optimizer, measured: Measured) -> bool:
+        """Whether the gradients are those that were measured, and not written into since."""
+        gradients = _with_gradients(optimizer)[1]
+        if len(gradients) != len(measured.marks):
+            return False
+        pairs = zip(gradients, measured.marks, strict=True)
+        return all(mark() is each and writes == _writes(each) for each, (mark, writes) in pairs)
 
     # Entering.
 
@@ -425,10 +431,9 @@ def _with_gradients(optimizer: Optimizer) -> tuple[list[Tensor], list[Tensor]]:
     return [p for p, _ in pairs], [g for _, g in pairs]
 
 
-def _marks(gradients: Sequence[Tensor]) -> tuple[int, ...]:
-    """What changes if gradients are replaced, or written into."""
-    local = [getattr(gradient, "_local_tensor", gradient) for gradient in gradients]
-    return (*map(id, gradients), *(each._version for each in local))
+def _writes(gradient: Tensor) -> int:
+    """How often it was written into."""
+    return getattr(gradient, "_local_tensor", gradient)._version
 
 
 def _writes_gradients(optimizer: Optimizer) -> bool:
