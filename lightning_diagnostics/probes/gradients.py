@@ -117,11 +117,9 @@ def l2_norms(tensors: Sequence[Tensor]) -> Norms:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """The norms of the rows of a long tensor, without a copy of it."""
+    """The norms of the rows of a long tensor, without a copy of it unless there are gaps between its values."""
     wide = torch.float32 if tensor.dtype in _LOW else None
-    if not tensor.is_contiguous():
-        return torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.dim())), dtype=wide)
-    flat = tensor.view(-1)
+    flat = tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True)).reshape(-1).contiguous()
     even = math.floor(flat.numel() / _ROW) * _ROW
     rows = torch.linalg.vector_norm(flat[:even].view(-1, _ROW), dim=1, dtype=wide)
     return rows if even == flat.numel() else torch.cat([rows, flat[even:].to(rows.dtype)])
