@@ -109,13 +109,17 @@ class ByHandOut(ByHand):
             parameter.grad = parameter.grad * 0.5
 
 
-class ByData(ByHand):
-    """Written where no version counter sees it."""
+class Twice(ByHand):
+    """The last of them may lie where the first did, and have its ``id``."""
+
+    def build(self) -> nn.Module:
+        return nn.Linear(6, 3, bias=False)
 
     def change(self, optimizer: Any) -> None:
-        for parameter in self.parameters():
-            assert parameter.grad is not None
-            parameter.grad.data = parameter.grad.data * 0.5
+        for factor in (4.0, 0.125):
+            for parameter in self.parameters():
+                assert parameter.grad is not None
+                parameter.grad = parameter.grad * factor
 
 
 class ByHook(ByHand):
@@ -130,6 +134,7 @@ CLIPS: dict[type[ByHand], Clip] = {
     ByValue: by_value(0.1),
     ByTorch: by_norm(0.6),
     ByHandOut: times(0.5),
+    Twice: times(0.5),
     ByHook: by_norm(0.6),
 }
 
@@ -238,6 +243,27 @@ def test_the_gradients_of_two_backward_passes_are_one() -> None:
         loss = twin.module.loss(batch) + twin.module.net(batch[0]).square().mean()
         twin.step("SGD", twin.gradients(loss), at=index, clip=by_norm(0.6))
     compare(watched(module, batches), twin.steps)
+
+
+class Discards(ByHand):
+    """What a first backward pass has left is thrown away; what the second leaves may have its ``id``."""
+
+    def build(self) -> nn.Module:
+        return nn.Linear(6, 3, bias=False)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(self.net(batch[0]).square().mean())
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_gradients_that_were_thrown_away_do_not_count() -> None:
+    module, batches = Discards(), data()
+    steps = plainly(module, batches)
+    compare(watched(module, batches), steps)
 
 
 class StepsLate(ByHand):

@@ -91,7 +91,8 @@ def test_one_optimizer(make: type[Regression], every: int, window: int, length: 
     steps = plainly(module, batches, name=type(module.optimizer()).__name__)
     run = watched(module, batches, every=every, window=window)
     compare(run, steps)
-    assert not run.blind and not run.accused
+    assert not run.blind
+    assert not run.accused
 
 
 def test_some_parameters_are_in_no_optimizer_and_groups_differ() -> None:
@@ -138,7 +139,8 @@ def test_clipping(way: str, every: int, window: int, length: int) -> None:
     compare(run, steps)
     share = run.curves["gradients/clipped_share/SGD"]
     assert 0.2 < share[max(share)] < (1 if way == "norm" else 1.01)
-    assert not run.blind and not run.accused
+    assert not run.blind
+    assert not run.accused
 
 
 class ClipsByItself(Regression):
@@ -181,7 +183,8 @@ def test_hooks_of_the_module_that_change_gradients(
     steps = plainly(module, batches, clip=a_quarter_of_the_first)
     run = watched(module, batches, every=every, window=window)
     compare(run, steps)
-    assert not run.blind and not run.accused
+    assert not run.blind
+    assert not run.accused
 
 
 def test_what_is_changed_right_after_the_backward_pass_is_the_gradient() -> None:
@@ -193,7 +196,7 @@ def test_what_is_changed_right_after_the_backward_pass_is_the_gradient() -> None
 
 
 class Weights(Callback):
-    """The weights before and after every batch, of a run by SGD: what it was given is their difference over the rate."""
+    """The weights before and after every batch of SGD: what it was given is their difference over the rate."""
 
     def __init__(self) -> None:
         self.before: list[Tensor] = []
@@ -253,7 +256,8 @@ def test_accumulation(of: int, every: int, window: int, clips: bool) -> None:
     steps = plainly(module, batches, of=of, clip=by_norm(0.5) if clips else None)
     settings: dict[str, Any] = {"gradient_clip_val": 0.5} if clips else {}
     run = watched(module, batches, every=every, window=window, accumulate_grad_batches=of, **settings)
-    assert steps[-1].first is None and steps[-2].first is not None
+    assert steps[-1].first is None
+    assert steps[-2].first is not None
     assert "gradients/noise_scale/SGD" in run.curves
     compare(run, steps)
 
@@ -325,7 +329,8 @@ def test_frozen_parts_have_no_numbers() -> None:
     run = watched(module, batches)
     compare(run, steps)
     assert set(steps[0].layers) == {"net.2", "net.4"}
-    assert not run.blind and not run.accused
+    assert not run.blind
+    assert not run.accused
 
 
 class Thaws(Frozen):
@@ -434,7 +439,8 @@ def test_sparse_gradients_are_summed_by_row_first(make: type[Regression], of: in
     run = watched(module, batches, accumulate_grad_batches=of)
     compare(run, steps)
     gradient = module.net["table"].weight.grad
-    assert gradient is not None and gradient.is_sparse
+    assert gradient is not None
+    assert gradient.is_sparse
     assert steps[0].zeros["net.table"][0] > 0
 
 
