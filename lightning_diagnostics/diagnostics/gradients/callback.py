@@ -278,7 +278,7 @@ class GradientNormMonitor(DiagnosticCallback):
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if not self._hidden:
-            self._watch.before_step(optimizer, scaled=trainer.scaler is not None)
+            self._watch.before_step(optimizer, insides.loss_scale(trainer))
 
     @override
     def on_train_batch_end(
@@ -463,7 +463,7 @@ class GradientNormMonitor(DiagnosticCallback):
             if self._averaged and taken.before is not None:
                 self._whole[taken.batch] = (taken.name, taken.norm**2)
             self._judge_finite(trainer, taken, before)
-            if one.looks is not None:
+            if one.looks is not None and not taken.skipped:
                 looked.setdefault(taken.step, []).append((one, self._measured(history, one)))
                 if self._drawn:
                     history.drawn()

@@ -202,10 +202,14 @@ class StepWatch:
                 if measured is not None:
                     self._unclipped[number] = measured
 
-    def before_step(self, optimizer: Optimizer, *, scaled: bool) -> None:
-        """Lightning's ``on_before_optimizer_step``: gradients are unscaled, and in automatic optimisation unclipped."""
-        if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):  # it unscales them itself, later
-            return
+    def before_step(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+        """Lightning's ``on_before_optimizer_step``: in automatic optimisation gradients are unclipped.
+
+        They are unscaled, too, where an optimizer does not do that itself, in its step.
+        """
+        scaled = scale is not None
+        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            scale = None
         number = id(optimizer)
         if not self._take_up(optimizer):
             return
@@ -216,7 +220,7 @@ class StepWatch:
         opened = opened or self._open.setdefault(number, _Open(scaled=scaled))
         opened.evaluations += 1
         if opened.measured is None:
-            self._see(optimizer, opened, None)
+            self._see(optimizer, opened, scale)
 
     def see_loss_late(self, loss: Tensor) -> None:
         """A batch ends with this loss, which nobody told of before (a backward pass of the program's own)."""
