@@ -184,6 +184,8 @@ class GradientNormMonitor(DiagnosticCallback):
                     self.close(finding, step=insides.log_step(trainer))
             self.forget()
         self._module = id(pl_module)
+        self._watch.stop()  # of a run of whose end nobody told
+        self._arrivals.end()
         self._reset()
         self._hidden = insides.hidden_gradients(trainer)
         if self._hidden:
