@@ -2,8 +2,10 @@
 
 import copy
 import math
+import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_diagnostics import GradientNormMonitor
+from lightning_diagnostics import Finding, GradientNormMonitor, Severity
 from tests import helpers
 
 ROWS = 8
@@ -336,14 +338,14 @@ def _shares(steps: Sequence[Step], window: int) -> dict[str, float | None]:
     found["clip_factor"] = steps[-1].factor
     if any(step.scaled for step in steps):
         found["skipped_share"] = sum(step.skipped for step in recent) / len(recent)
-    noise = [_noise(*step.first, step.norm**2) for step in steps if step.first is not None and not step.skipped]
+    noise = [estimates(*step.first, step.norm**2) for step in steps if step.first is not None and not step.skipped]
     if len(noise) >= 10:
         signal, spread = (sum(0.99 ** (len(noise) - 1 - i) * each[k] for i, each in enumerate(noise)) for k in (0, 1))
         found["noise_scale"] = spread / signal if signal > 0 <= spread else None
     return found
 
 
-def _noise(small_square: float, small: int, big: int, big_square: float) -> tuple[float, float]:
+def estimates(small_square: float, small: int, big: int, big_square: float) -> tuple[float, float]:
     """Signal and noise (McCandlish et al. 2018, appendix A.1)."""
     noise = (small_square - big_square) / (1 / small - 1 / big)
     return big_square - noise / big, noise
@@ -378,34 +380,43 @@ class Notebook(Logger):
 
 @dataclass
 class Run:
-    """A run that was watched.
+    """A run that was watched, in plain values.
 
     Attributes:
-        monitor: What watched.
+        histories: What the monitor keeps of each optimizer.
+        findings: What it found.
         curves: What it drew, by name and step.
-        module: What was trained.
-        trainer: By whom.
+        window: Its window.
+        every: Its cadence.
+        module: What was trained, unless that was in another process.
     """
 
-    monitor: GradientNormMonitor
+    histories: dict[str, Any]
+    findings: list[Finding]
     curves: Curves
-    module: Any
-    trainer: Trainer
-    log: list[str] = field(default_factory=list)
+    window: int
+    every: int
+    module: Any = None
+
+    @classmethod
+    def of(cls, monitor: GradientNormMonitor, notebook: Notebook, module: Any = None) -> "Run":
+        """What came of it."""
+        histories, every = monitor.room_state()["histories"], monitor.every_n_train_steps
+        return cls(histories, list(monitor.findings), notebook.curves, monitor.window, every, module)
 
     def recent(self, optimizer: str) -> list[list[Any]]:
         """Step, norm, clip factor, whether it was skipped, and loss, of the last steps."""
-        return self.monitor.room_state()["histories"][optimizer]["recent"]
+        return self.histories[optimizer]["recent"]
 
     @property
     def blind(self) -> str:
         """What the monitor says that it cannot measure."""
-        return " ".join(finding.message for finding in self.monitor.findings if finding.code == "GRD901")
+        return " ".join(finding.message for finding in self.findings if finding.code == "GRD901")
 
     @property
     def accused(self) -> list[tuple[str, str | None]]:
         """The findings that are more than a note."""
-        return [(finding.code, finding.where) for finding in helpers.accusations(self.monitor)]
+        return [(finding.code, finding.where) for finding in self.findings if finding.severity > Severity.INFO]
 
 
 def watched(
@@ -421,9 +432,27 @@ def watched(
     notebook = Notebook()
     trainer = helpers.trainer(monitor, *callbacks, logger=notebook, **{"max_epochs": 1, **settings})
     seed_everything(5, verbose=False)
-    with helpers.heard() as records:
-        trainer.fit(module, loader(batches))
-    return Run(monitor, notebook.curves, module, trainer, [record.getMessage() for record in records])
+    trainer.fit(module, loader(batches))
+    return Run.of(monitor, notebook, module)
+
+
+class Diary(Callback):
+    """Writes down the run of its process: another process has no other way to bring it home."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        (monitor,) = (each for each in trainer.callbacks if isinstance(each, GradientNormMonitor))
+        notebook = trainer.loggers[0]
+        assert isinstance(notebook, Notebook)
+        told = pickle.dumps(Run.of(monitor, notebook))
+        (self.folder / f"rank{trainer.global_rank}.pickle").write_bytes(told)
+
+
+def told_by(folder: Path, ranks: int = 2) -> list[Run]:
+    """What each process wrote down."""
+    return [pickle.loads((folder / f"rank{rank}.pickle").read_bytes()) for rank in range(ranks)]
 
 
 def compare(
@@ -438,29 +467,32 @@ def compare(
         ratios: Relative, of updates: float32 weights round them.
         loose: Relative, of what is a difference of norms: variances, and the noise scale.
     """
-    histories = run.monitor.room_state()["histories"]
-    assert set(histories) == {step.optimizer for step in steps}
-    for name, history in histories.items():
-        own = [step for step in steps if step.optimizer == name]
-        assert history["steps"] == len(own)
-        kept = own[-run.monitor.window :]
-        assert [(seen[0], seen[3]) for seen in history["recent"]] == [(step.at, step.skipped) for step in kept]
-        _alike([seen[1] for seen in history["recent"]], [step.norm for step in kept], within, f"norms of {name}")
-        _alike([seen[2] for seen in history["recent"]], [step.factor for step in kept], within, f"factors of {name}")
-
-    drawn = {name: list(run.curves[f"gradients/learning_rate/{name}"]) for name in histories}
+    compare_histories(run, steps, within=within)
+    drawn = {name: list(run.curves[f"gradients/learning_rate/{name}"]) for name in run.histories}
     for name, points in drawn.items():
         made = sorted({step.at for step in steps if step.optimizer == name and not step.skipped})
         assert points[0] == made[0]
         assert len(points) >= min(8, len(made))
         assert set(points) <= set(made)
-        assert run.monitor.every_n_train_steps > 1 or points == made
-    expected = curves(steps, window=run.monitor.window, drawn=drawn)
+        assert run.every > 1 or points == made
+    expected = curves(steps, window=run.window, drawn=drawn)
     assert set(run.curves) == set(expected)
     for name, points in expected.items():
         assert set(run.curves[name]) == set(points), name
         near = ratios if "update_ratio" in name else loose if _delicate(name) else within
         _alike([run.curves[name][at] for at in points], list(points.values()), near, name)
+
+
+def compare_histories(run: Run, steps: Sequence[Step], *, within: float = 1e-5) -> None:
+    """The numbers of every step that outlive it, on any rank."""
+    assert set(run.histories) == {step.optimizer for step in steps}
+    for name, history in run.histories.items():
+        own = [step for step in steps if step.optimizer == name]
+        assert history["steps"] == len(own)
+        kept = own[-run.window :]
+        assert [(seen[0], seen[3]) for seen in history["recent"]] == [(step.at, step.skipped) for step in kept]
+        _alike([seen[1] for seen in history["recent"]], [step.norm for step in kept], within, f"norms of {name}")
+        _alike([seen[2] for seen in history["recent"]], [step.factor for step in kept], within, f"factors of {name}")
 
 
 def _delicate(name: str) -> bool:
