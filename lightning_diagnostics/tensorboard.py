@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache, lru_cache
 from math import isfinite
 from typing import Any, Protocol, cast
 
@@ -103,7 +104,12 @@ def quantity(*, tag: str, unit: str, how: str, chart: str | None = None, band: t
 
 def quantities(measurement: Any) -> dict[str, Quantity]:
     """The drawn fields of a measurement, or of its class, by field name."""
-    return {f.name: cast(Quantity, f.metadata["quantity"]) for f in fields(measurement) if "quantity" in f.metadata}
+    return _quantities(measurement if isinstance(measurement, type) else type(measurement))
+
+
+@cache
+def _quantities(kind: Any) -> dict[str, Quantity]:
+    return {f.name: cast(Quantity, f.metadata["quantity"]) for f in fields(kind) if "quantity" in f.metadata}
 
 
 def drawn(measurement: Any) -> dict[str, Drawable]:
@@ -141,8 +147,7 @@ def layout(*measurements: Any) -> dict[str, Chart]:
                     around = [named[edge] for edge in edges] if len(edges) == 2 else [each, each]
                     lines[tuple(_tag(measurement, one) for one in (each, *around))] = None
             else:
-                pattern = re.escape(each.tag).replace(re.escape("{layer}"), ".+")
-                charts.setdefault(each.chart, {})[f"^(.+-)?{pattern}$"] = None  # a logger may put a prefix before it
+                charts.setdefault(each.chart, {})[_pattern(each.tag)] = None
     found = {title: Chart(tuple(patterns)) for title, patterns in charts.items()}
     found |= {title: Chart(tuple(tag for three in each for tag in three), band=True) for title, each in threes.items()}
     order = [each.chart for measurement in measurements for each in quantities(measurement).values()]
@@ -153,6 +158,13 @@ def _tag(measurement: Any, quantity: Quantity) -> str:
     return quantity.tag.format(layer=_allowed(getattr(measurement, "layer", "")))
 
 
+@cache
+def _pattern(tag: str) -> str:
+    pattern = re.escape(tag).replace(re.escape("{layer}"), ".+")
+    return f"^(.+-)?{pattern}$"  # a logger may put a prefix before it
+
+
+@lru_cache(maxsize=4096)
 def _allowed(name: str) -> str:
     """A name with the characters that loggers allow in a tag."""
     return re.sub(r"[^\w./ -]", "_", name, flags=re.ASCII)

@@ -429,6 +429,8 @@ class GradientNormMonitor(DiagnosticCallback):
         if not self._watch.known():
             return
         optimized = self._optimized()
+        if self._parameters.keys() <= optimized:
+            return
         names: list[str] = []
         values: list[Tensor] = []
         for parameter in pl_module.parameters():

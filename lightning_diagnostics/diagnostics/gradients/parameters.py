@@ -39,8 +39,8 @@ def parameters_of(module: nn.Module) -> dict[int, Parameter]:
     found: dict[int, Parameter] = {}
     for path, part in module.named_modules():
         layer = _plain(path)
-        for name, parameter in part.named_parameters(recurse=False, remove_duplicate=True):
-            if id(parameter) in found:
+        for name, parameter in part._parameters.items():  # named_parameters() takes four times as long
+            if parameter is None or id(parameter) in found:
                 continue
             found[id(parameter)] = Parameter(
                 f"{layer}.{name}" if layer else name,
