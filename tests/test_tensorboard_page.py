@@ -222,14 +222,15 @@ def test_each_chart_of_the_layout_has_lines(death: Path, page: "Page") -> None:
         page.open(f"{address}/#custom_scalars")
         page.grow(2200)
         cards = "shown('tf-custom-scalar-multi-line-chart-card')"
-        shown = page.wait_for(f"(t => t.length >= {len(expected)} && t)({cards}.map(card => card.title))")
+        ours = f"{cards}.filter(card => {json.dumps(list(charts))}.includes(card.title))"
+        shown = page.wait_for(f"(t => t.length >= {len(expected)} && t)({ours}.map(card => card.title))")
         assert shown == expected
-        drawn = f"{cards}.map(card => {LINES}.length)"
+        drawn = f"{ours}.map(card => {LINES}.length)"
         twice = [2 * lines[title] for title in expected]  # as they are, and smoothed
         page.wait_for(f"String({drawn}) == '{','.join(map(str, twice))}'")
         legends = "all('#toggle-matches-button, .toggle-matches-button', card.shadowRoot)"
-        page.evaluate(f"{cards}.slice(0, 2).forEach(card => {legends}.forEach(button => button.click()))")
-        page.draw("dead_charts.png", f"{cards}[{len(expected) - 1}]")
+        page.evaluate(f"{ours}.slice(0, 2).forEach(card => {legends}.forEach(button => button.click()))")
+        page.draw("dead_charts.png", f"{ours}[{len(expected) - 1}]")
 
 
 def test_the_curves_of_norms_have_lines(modes: Path, page: "Page") -> None:
@@ -260,8 +261,8 @@ def test_the_charts_of_norms_are_arranged_and_have_lines(modes: Path, page: "Pag
         page.wait_for(f"{drawn}.every((count, index) => count >= {lines}[index])")  # most are drawn smoothed, too
         legends = "all('#toggle-matches-button, .toggle-matches-button', card.shadowRoot)"
         page.evaluate(f"{ours}.slice(1, 3).forEach(card => {legends}.forEach(button => button.click()))")
-        last = f"{cards}.filter(card => !{json.dumps(list(charts))}.includes(card.title)).at(-1)"
-        page.draw("norm_charts.png", f"{ours}[{len(charts) - 1}]", below=last)
+        above = "shown('tf-category-paginated-view')[0]"
+        page.draw("norm_charts.png", f"{ours}[{len(charts) - 1}]", below=above)
 
 
 # An outline begins and ends at the bottom; where there is something in a bucket, it is higher.
@@ -311,6 +312,9 @@ def test_the_gradient_norm_is_drawn_before_and_after_clipping_with_its_band(clip
         legend = "(all => all.length == 3 && all)(all('.match-list-entry', card.shadowRoot).map(e => e.innerText))"
         lines = page.wait_for(card.format(legend))
         errors = page.evaluate(card.format("all('.error-content', card.shadowRoot).map(e => e.offsetHeight)"))
+        page.evaluate(card.format("card._toggleExpanded()"))  # as wide as the page
+        above = "shown('tf-category-paginated-view')[0]"
+        page.draw("gradient_norm.png", "shown('tf-custom-scalar-margin-chart-card')[0]", below=above)
     assert [line.split(maxsplit=1)[1] for line in lines] == norms
     flat, also_flat, band = sorted(spreads)
     assert flat == also_flat == 0
@@ -337,11 +341,10 @@ def test_the_charts_of_gradients_are_arranged_and_have_lines(clipped: Path, page
         lines = list(charts.values())
         page.wait_for(f"{ours}.map(card => {LINES}.length).every((count, index) => count >= {lines}[index])")
         legends = "all('#toggle-matches-button, .toggle-matches-button', card.shadowRoot)"
-        every = f"[...shown('tf-custom-scalar-margin-chart-card'), ...{ours}.slice(-2)]"
-        page.evaluate(f"{every}.forEach(card => {legends}.forEach(button => button.click()))")
+        page.evaluate(f"{ours}.slice(-2).forEach(card => {legends}.forEach(button => button.click()))")
         categories = page.evaluate("shown('tf-category-paginated-view').map(e => e.category && e.category.name)")
-        last = f"{cards}.filter(card => !{json.dumps(list(charts))}.includes(card.title)).at(-1)"
-        page.draw("gradient_charts.png", f"{ours}[{len(charts) - 1}]", below=last)
+        above = "shown('tf-custom-scalar-margin-chart-card')[0]"
+        page.draw("gradient_charts.png", f"{ours}[{len(charts) - 1}]", below=above)
     assert categories == ["activations", "gradient norm", "gradients"]
 
 

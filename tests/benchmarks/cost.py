@@ -3,30 +3,43 @@
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py [--pairs 15] [--callback GraphLeakDetector] [workload ...]
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --inside [--callback GraphLeakDetector] [workload ...]
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --validation [--callback BatchNormGuard] [workload ...]
+    MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --gradients [--pairs 15] [workload ...]
 
 Prints, for each workload, the median ratio of processor time over the pairs with its quartiles, for an A/A pair (what
 the method itself cannot tell from 1), for the defaults, and for a look at every step. ``--inside`` reads the clock in
 every hook instead, which tells microseconds that the ratio of two runs cannot: the time in hooks of the median step,
 and of the costliest twentieth (looks), each as 1 + its share of a bare step. ``--validation`` measures a validation of
-100 batches by itself.
+100 batches by itself. ``--gradients`` measures, in one process and in turns, ``GradientNormMonitor`` in several ways
+beside what is used in its place: Lightning's ``grad_norm`` logged from ``on_before_optimizer_step``, and ``wandb.watch``
+offline, whose other process is not counted.
 """
 
 import argparse
 import logging
+import os
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
+from typing import Any
+from unittest.mock import patch
 
 import torch
+import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import grad_norm
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from workloads import WORKLOADS, Workload
 
+from lightning_diagnostics import GradientNormMonitor
 from lightning_diagnostics.catalogue import callbacks
+from lightning_diagnostics.diagnostics.gradients import callback as monitor
 
 _VALIDATED = 100  # batches
 _WARM_UP = 12  # batches not timed: first batches, and the looks that every epoch begins with
@@ -66,14 +79,14 @@ class Clock(Callback):
         self.seconds = time.process_time() - self.begun
 
 
-def seconds_per_step(workload: Workload, extra: list[Callback]) -> float:
+def seconds_per_step(workload: Workload, extra: list[Callback], **options: Any) -> float:
     """Processor time of a training step of a fresh run."""
     torch.manual_seed(0)
     inputs = workload.inputs()
     batch = (inputs, torch.randint(0, 10, (len(inputs),)))
     loader = DataLoader([batch] * (workload.steps + _WARM_UP), batch_size=None)
     clock = Clock()
-    _trainer(clock, *extra).fit(Timed(workload), loader)
+    _trainer(clock, *extra, **options).fit(Timed(workload), loader)
     return clock.seconds / workload.steps
 
 
@@ -99,16 +112,9 @@ def seconds_per_validation(workload: Workload, extra: list[Callback]) -> float:
     return clock.seconds
 
 
-def _trainer(*callbacks: Callback) -> Trainer:
-    return Trainer(
-        max_epochs=1,
-        callbacks=list(callbacks),
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+def _trainer(*callbacks: Callback, **options: Any) -> Trainer:
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return Trainer(max_epochs=1, callbacks=list(callbacks), accelerator="cpu", **{"logger": False, **quiet, **options})
 
 
 Measure = Callable[[Workload, list[Callback]], float]
@@ -157,12 +163,82 @@ def variants(cls: type) -> dict[str, Callable[[], list[Callback]]]:
     return found
 
 
+class LoggedNorms(Callback):
+    """What Lightning's documentation has for gradient norms."""
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        pl_module.log_dict(grad_norm(pl_module, norm_type=2))
+
+
+class Watched(Callback):
+    """``wandb.watch`` of gradients and parameters at every step; the process that writes is not counted."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        os.environ["WANDB_SILENT"] = "true"
+        self._run = wandb.init(mode="offline", dir=tempfile.mkdtemp(), settings=wandb.Settings(x_disable_stats=True))
+        self._run.watch(pl_module, log="all", log_freq=1)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        self._run.log({})
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._run.unwatch(pl_module)
+        self._run.finish()
+
+
+def gradient_ways() -> dict[str, tuple[Callable[[], list[Callback]], int, float | None]]:
+    """By name: what makes the callbacks, the cadence of looks (0: as the callback has it), and the clipping value."""
+    return {
+        "bare": (list, 0, None),
+        "an empty callback": (lambda: [Callback()], 0, None),
+        "between looks": (lambda: [GradientNormMonitor()], 1_000_000, None),
+        "a look in 10": (lambda: [GradientNormMonitor(every_n_train_steps=10)], 10, None),
+        "defaults": (lambda: [GradientNormMonitor()], 0, None),
+        "a look at every step": (lambda: [GradientNormMonitor(every_n_train_steps=1)], 1, None),
+        "bare, clipping": (list, 0, 1.0),
+        "clipping, between looks": (lambda: [GradientNormMonitor()], 1_000_000, 1.0),
+        "grad_norm and log_dict": (lambda: [LoggedNorms()], 0, None),
+        "wandb.watch": (lambda: [Watched()], 0, None),
+    }
+
+
+def _looks_each(cadence: int) -> AbstractContextManager[object]:
+    """Looks at every so many batches and at no others; 0: as the monitor has it."""
+    if not cadence:
+        return nullcontext()
+    return patch.object(monitor, "is_look", lambda index, **_: index % cadence == 0)
+
+
+def compare_gradients(name: str, rounds: int) -> None:
+    """Print the medians, with quartiles, of all ways over the bare step of the same round."""
+    workload = WORKLOADS[name]
+    ways = gradient_ways()
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for index in range(rounds):
+        for way in list(ways) if index % 2 else reversed(ways):
+            make, cadence, clip = ways[way]
+            with _looks_each(cadence), tempfile.TemporaryDirectory() as folder:
+                options = {"logger": TensorBoardLogger(folder), "log_every_n_steps": 1, "gradient_clip_val": clip}
+                taken[way].append(seconds_per_step(workload, make(), **options))
+    print(f"{name}: a bare step takes {statistics.median(taken['bare']) * 1e3:.2f} ms", flush=True)  # noqa: T201
+    for way in list(ways)[1:]:
+        base = "bare, clipping" if way.startswith("clipping") else "bare"
+        ratios = [with_it / without for with_it, without in zip(taken[way], taken[base], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        print(f"{name}: {way}: {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)  # noqa: T201
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--callback", choices=sorted(callbacks()), action="append")
     parser.add_argument("--inside", action="store_true")
     parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--gradients", action="store_true")
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -171,6 +247,9 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in options.workloads:
         workload = WORKLOADS[name]
+        if options.gradients:
+            compare_gradients(name, options.pairs)
+            continue
         if options.inside:
             bare = seconds_per_step(workload, [])
             for callback in options.callback or sorted(callbacks()):
