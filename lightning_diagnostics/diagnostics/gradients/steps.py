@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from lightning_diagnostics.diagnostics.gradients.looking import Look, Looking
-from lightning_diagnostics.probes import Deferred, Slot, copies_of, l2_norms, numbers_of
+from lightning_diagnostics.probes import Deferred, Slot, copies_of, is_sharded, l2_norms, numbers_of
 
 _VECTORS = 1_048_576  # numbers that may wait between two looks; beyond, the norms of single parameters are not kept
 
@@ -356,7 +356,7 @@ class StepWatch:
                     (self.deferred.put(each), tuple(keys[place] for place in found.places[device]))
                     for device, each in found.each.items()
                 )
-        return Measured(keys, norm, vector, tuple((weakref.ref(each), _writes(each)) for each in gradients))
+        return Measured(keys, norm, vector, tuple((weakref.ref(each), each._version) for each in gradients))
 
     def _shares(self, keys: tuple[int, ...], gradients: list[Tensor]) -> list[float]:
         """What to multiply norms with, so that the squares of all processes sum up to that of the whole."""
@@ -370,8 +370,10 @@ class StepWatch:
         gradients = _with_gradients(optimizer)[1]
         if len(gradients) != len(measured.marks):
             return False
+        if self.sharded and any(map(is_sharded, gradients)):  # DTensors do not count what writes into many at once
+            return False
         pairs = zip(gradients, measured.marks, strict=True)
-        return all(mark() is each and writes == _writes(each) for each, (mark, writes) in pairs)
+        return all(mark() is each and writes == each._version for each, (mark, writes) in pairs)
 
     # Entering.
 
@@ -433,11 +435,6 @@ class StepWatch:
 def _with_gradients(optimizer: Optimizer) -> tuple[list[Tensor], list[Tensor]]:
     pairs = [(p, p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     return [p for p, _ in pairs], [g for _, g in pairs]
-
-
-def _writes(gradient: Tensor) -> int:
-    """How often it was written into."""
-    return getattr(gradient, "_local_tensor", gradient)._version
 
 
 def _writes_gradients(optimizer: Optimizer) -> bool:
