@@ -45,7 +45,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     healthy, leaking = re.split(r"(?<=no findings\.)", terminal, maxsplit=1)
     dying = run("digits.py", "dying", "--epochs=4", f"--logdir={folder}")
     terminals = {"healthy": healthy, "leaking": leaking, "dying": dying, "accuracies": terminal}
-    for name in ("normed", "forgetting"):
+    for name in ("normed", "forgetting", "forgotten"):
         terminals[name] = run("digits.py", name, "--epochs=1", f"--logdir={folder}")
     return folder, terminals
 
@@ -70,14 +70,19 @@ def test_digits_finds_its_validation_in_training_mode(digits: tuple[Path, dict[s
     }
 
 
+def test_digits_finds_its_layer_that_no_optimizer_has(digits: tuple[Path, dict[str, str]]) -> None:
+    assert found(digits[0] / "forgotten") == {("GRD103", "features", "WARNING")}
+
+
 def test_digits_prints_the_lines_that_the_readme_shows(digits: tuple[Path, dict[str, str]]) -> None:
-    leak, death, mode = shown("output")
+    leak, death, mode, untrained = shown("output")
     wrong, fix = re.split(r"(?= Fix: )", leak)  # between them stands the share of memory, where it is worth a word
     assert [line for line in digits[1]["leaking"].splitlines() if line.startswith(wrong) and line.endswith(fix)]
     numbers = re.compile(r"\d+(?=[ %)])")  # of this run: another processor rounds otherwise
     lines = [numbers.sub("#", line) for line in digits[1]["dying"].splitlines()]
     assert numbers.sub("#", death) in lines
     assert mode in digits[1]["forgetting"].splitlines()
+    assert untrained in digits[1]["forgotten"].splitlines()
 
 
 def test_digits_mended_has_no_findings(digits: tuple[Path, dict[str, str]]) -> None:
@@ -86,6 +91,7 @@ def test_digits_mended_has_no_findings(digits: tuple[Path, dict[str, str]]) -> N
         assert "WARNING" not in digits[1][name]
     assert "WARNING" in digits[1]["leaking"]
     assert "WARNING" in digits[1]["dying"]
+    assert "WARNING" in digits[1]["forgotten"]
 
 
 def test_digits_draws_the_memory(digits: tuple[Path, dict[str, str]]) -> None:
@@ -101,7 +107,7 @@ def test_digits_knows_its_networks() -> None:
     command = [sys.executable, REPOSITORY / "examples/digits.py", "sick"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "sick: allowed are healthy, leaking, dying, normed, forgetting" in done.stderr
+    assert "sick: allowed are healthy, leaking, dying, normed, forgetting, forgotten" in done.stderr
 
 
 @pytest.mark.slow

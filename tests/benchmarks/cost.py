@@ -10,8 +10,8 @@ the method itself cannot tell from 1), for the defaults, and for a look at every
 every hook instead, which tells microseconds that the ratio of two runs cannot: the time in hooks of the median step,
 and of the costliest twentieth (looks), each as 1 + its share of a bare step. ``--validation`` measures a validation of
 100 batches by itself. ``--gradients`` measures, in one process and in turns, ``GradientNormMonitor`` in several ways
-beside what is used in its place: Lightning's ``grad_norm`` logged from ``on_before_optimizer_step``, and ``wandb.watch``
-offline, whose other process is not counted.
+beside what is used in its place: Lightning's ``grad_norm`` logged from ``on_before_optimizer_step``, and
+``wandb.watch`` offline, whose other process is not counted.
 """
 
 import argparse
