@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from lightning_diagnostics.probes.gradients import l2_norms, numbers_of
@@ -31,14 +32,14 @@ class Arrivals:
         """Watch from here on.
 
         Args:
-            parameters: Those to be watched; what is no leaf, or needs no gradient, is left out.
+            parameters: Those to be watched; what is no leaf, needs no gradient or has no values yet is left out.
             local: Whether the norms of the gradients are taken as they arrive.
         """
         self.end()
         self._order, self._norms = {}, []
         see = self._seeing(local)
         for parameter in parameters:
-            if parameter.is_leaf and parameter.requires_grad:
+            if parameter.is_leaf and parameter.requires_grad and not is_lazy(parameter):
                 self._handles.append(parameter.register_post_accumulate_grad_hook(see))
 
     def _seeing(self, local: bool) -> Callable[[Any], None]:

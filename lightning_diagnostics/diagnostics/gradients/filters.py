@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_diagnostics.probes import is_sharded
 from lightning_diagnostics.tensorboard import Image
@@ -16,7 +17,9 @@ _ZOOM = 4  # screen pixels for a weight: filters of three by three would be hard
 def first_convolution(module: nn.Module) -> tuple[str, Tensor] | None:
     """The path and the weights of the first convolution over images, in the order of registration; None if none is."""
     for path, part in module.named_modules():
-        if not isinstance(part, nn.Conv2d) or part.weight.dim() != 4 or is_sharded(part.weight):
+        if not isinstance(part, nn.Conv2d) or is_lazy(part.weight):
+            continue
+        if part.weight.dim() != 4 or is_sharded(part.weight):
             continue
         if min(part.weight.shape) > 0 and max(part.weight.shape[2:]) > 1:
             return path.replace("_orig_mod.", ""), part.weight

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from lightning_diagnostics.probes import ROOT
 
@@ -42,11 +43,12 @@ def parameters_of(module: nn.Module) -> dict[int, Parameter]:
         for name, parameter in part._parameters.items():  # named_parameters() takes four times as long
             if parameter is None or id(parameter) in found:
                 continue
+            lazy = isinstance(parameter, UninitializedParameter)  # its shape is known after the first batch
             found[id(parameter)] = Parameter(
                 f"{layer}.{name}" if layer else name,
                 layer or ROOT,
-                parameter.numel() * (2 if parameter.is_complex() else 1),
-                parameter.dim() >= 2,
+                0 if lazy else parameter.numel() * (2 if parameter.is_complex() else 1),
+                not lazy and parameter.dim() >= 2,
                 isinstance(part, nn.Embedding | nn.EmbeddingBag),
                 parameter.requires_grad,
                 _half_ulp(parameter),
