@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from lightning_diagnostics.probes import ROOT
@@ -97,7 +97,7 @@ def _plain(path: str) -> str:
     return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
 
 
-def _half_ulp(parameter: nn.Parameter) -> float | None:
+def _half_ulp(parameter: Tensor) -> float | None:
     if not parameter.dtype.is_floating_point or parameter.dtype.itemsize >= 4:
         return None
     return torch.finfo(parameter.dtype).eps / 2
