@@ -93,7 +93,7 @@ class Looking:
             taken += 1
             look.copies.append((id(parameter), numbers.clone(), numbers))
         if taken < len(matrices):
-            self._turn[id(optimizer)] = first + taken
+            self._turn[id(optimizer)] = first + max(1, taken)  # one with a row that is larger still is passed over
         look.weights = self._norms([key for key, _, _ in look.copies], [copy for _, copy, _ in look.copies])
 
     def _norms(self, keys: Sequence[int], tensors: Sequence[Tensor]) -> dict[int, Slot]:
