@@ -28,7 +28,7 @@ from lightning_diagnostics.diagnostics.gradients.measure import (
     picture,
 )
 from lightning_diagnostics.diagnostics.gradients.parameters import Parameter, by_layer, parameters_of
-from lightning_diagnostics.diagnostics.gradients.steps import StepWatch
+from lightning_diagnostics.diagnostics.gradients.steps import OptimizerStep, StepWatch
 from lightning_diagnostics.diagnostics.gradients.untrained import Missing, Unoptimized
 from lightning_diagnostics.findings import Finding, Rule, TooEarly
 from lightning_diagnostics.probes import Arrivals, Deferred, Slot, copies_of, is_sharded, l2_norms, numbers_of
@@ -38,6 +38,7 @@ _PICTURE_STEPS = 200  # histograms of fifteen layers take 33 kB in the event fil
 _PICTURED = 15
 _OPTIMIZERS = 8  # that are drawn and judged at the most: some programs have one for each parameter
 _CLOSES_AFTER = 3  # verdicts in a row that find nothing
+_SAME = 1e-5  # relative: what rounding leaves of a norm that was computed twice
 _UNFINISHED = 500  # batches of an epoch after which its parameters are judged without waiting for its end
 _NOTES = (room.stuck_gradient, room.bouncing_gradient, room.always_clipped)
 _OF_PARAMETERS = (room.missing_gradient, room.parameter_not_optimized)
@@ -336,6 +337,7 @@ class GradientNormMonitor(DiagnosticCallback):
             self._shared += [(index, numbers[slot][0] ** 2, size) for index, slot, size in self._local]
         self._unoptimized_values, self._local = ((), []), []
         collected = collect(steps, numbers, self._parameters, shares=self._shares) if numbers is not None else []
+        self._doubt(steps, collected)
         self._expect()
         if self._watch.sharded:
             self._waiting += collected
@@ -344,6 +346,16 @@ class GradientNormMonitor(DiagnosticCallback):
         if self._batches % _UNFINISHED < self.every_n_train_steps and self._batches >= _UNFINISHED:
             self._judge_parameters(trainer)
         self._note_blindness(trainer)
+
+    def _doubt(self, steps: Sequence[OptimizerStep], collected: Sequence[Collected]) -> None:
+        """Measure every step twice from here on, where gradients turn out to be changed without a trace."""
+        for step, one in zip(steps, collected, strict=False):
+            factor = one.taken.factor
+            if step.doubted and factor is not None and abs(factor - 1) > _SAME:
+                self._watch.distrusted.add(step.name)
+                if step.name in self._histories:
+                    text = f"the norm after clipping before step {step.step}, as gradients are written into by .data"
+                    self._watch.blind.setdefault(f"{step.name}: {text}")
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -51,6 +51,7 @@ class OptimizerStep:
         scaled: Whether a gradient scaler was at work.
         stepped: Whether the optimizer ran; a scaler skips it where gradients are not finite.
         look: What a look has read beside it.
+        doubted: Whether ``after`` was read again although nothing tells of a change.
     """
 
     name: str
@@ -63,6 +64,7 @@ class OptimizerStep:
     scaled: bool = False
     stepped: bool = False
     look: Look | None = None
+    doubted: bool = False
 
     @property
     def gradients(self) -> Measured | None:
@@ -82,6 +84,7 @@ class _Open:
     depth: int = 0
     scaled: bool = False
     look: Look | None = None
+    doubted: bool = False
 
 
 @dataclass(eq=False)
@@ -97,6 +100,7 @@ class StepWatch:
         clips: Whether Lightning, or the module's own hook, clips.
         processes: How many train together.
         sharded: Whether parameters are spread over them.
+        distrusted: Optimizers whose gradients are written into where autograd does not see it (``.data``).
     """
 
     deferred: Deferred
@@ -108,6 +112,7 @@ class StepWatch:
     steps: list[OptimizerStep] = field(default_factory=list)
     blind: dict[str, None] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    distrusted: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._guard: Callable[..., Any] | None = None
@@ -294,6 +299,8 @@ class StepWatch:
             opened.after = opened.measured
             if opened.evaluations and (self.automatic or self.clips):
                 opened.after = self._clipped(optimizer, opened.measured)
+                if opened.look is not None and opened.after is opened.measured and not _writes_gradients(optimizer):
+                    opened.after, opened.doubted = self._measure(optimizer, None), True
         if opened.look is not None:
             self.looking.end(opened.look)
         del self._open[id(optimizer)]
@@ -304,18 +311,24 @@ class StepWatch:
     def _see(self, optimizer: Optimizer, opened: _Open, scale: Tensor | None) -> None:
         """The gradients that a step begins with."""
         opened.unclipped = unclipped = self._unclipped.get(id(optimizer))
-        if unclipped is not None and self._is_unchanged(optimizer, unclipped):
-            opened.measured = unclipped
-        else:
+        if unclipped is None or not self._is_unchanged(optimizer, unclipped):
             opened.measured = self._measure(optimizer, scale)
+        elif self._is_due(optimizer):
+            opened.measured, opened.doubted = self._measure(optimizer, scale), True
+        else:
+            opened.measured = unclipped
         self._begin_look(optimizer, opened, scale)
 
     def _begin_look(self, optimizer: Optimizer, opened: _Open, scale: Tensor | None) -> None:
         number = id(optimizer)
-        if self._looked.get(number, 0) < self._looks and opened.look is None:
+        if self._is_due(optimizer) and opened.look is None:
             self._looked[number] = self._looks
             parameters, gradients = _with_gradients(optimizer)
             opened.look = self.looking.begin(optimizer, parameters, gradients, scale)
+
+    def _is_due(self, optimizer: Optimizer) -> bool:
+        """Whether its next step is to be looked at."""
+        return self._looked.get(id(optimizer), 0) < self._looks
 
     def _changed(self, optimizer: Optimizer, measured: Measured, scale: Tensor | None) -> Measured | None:
         """The gradients as they are now, measured again only if they were changed."""
@@ -370,6 +383,8 @@ class StepWatch:
         gradients = _with_gradients(optimizer)[1]
         if len(gradients) != len(measured.marks):
             return False
+        if self.names.get(id(optimizer)) in self.distrusted:
+            return False
         if self.sharded and any(map(is_sharded, gradients)):  # DTensors do not count what writes into many at once
             return False
         pairs = zip(gradients, measured.marks, strict=True)
@@ -394,6 +409,7 @@ class StepWatch:
             self._note_blind("the norm before clipping, as Lightning does not run the backward pass", number)
         if not stepped:
             step.after = None
+        step.doubted = opened.doubted
         step.scaled, step.stepped = opened.scaled, stepped
         self.steps.append(step)
 

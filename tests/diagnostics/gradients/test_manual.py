@@ -122,6 +122,15 @@ class Twice(ByHand):
                 parameter.grad = parameter.grad * factor
 
 
+class ByData(ByHand):
+    """Written where autograd does not count it."""
+
+    def change(self, optimizer: Any) -> None:
+        for parameter in self.parameters():
+            assert parameter.grad is not None
+            parameter.grad.data.mul_(0.5)
+
+
 class ByHook(ByHand):
     """Its own hook, which Lightning calls within the step."""
 
@@ -136,6 +145,7 @@ CLIPS: dict[type[ByHand], Clip] = {
     ByHandOut: times(0.5),
     Twice: times(0.5),
     ByHook: by_norm(0.6),
+    ByData: times(0.5),
 }
 
 
@@ -150,6 +160,27 @@ def test_clipping(make: type[ByHand], of: int, every: int) -> None:
     compare(run, steps)
     assert any(step.factor is not None and step.factor < 0.9 for step in steps)
     assert not run.accused
+
+
+class ByDataLater(ByData):
+    """Not in the first batches."""
+
+    def change(self, optimizer: Any) -> None:
+        self.batch = getattr(self, "batch", -1) + 1
+        if self.batch > 6:
+            super().change(optimizer)
+
+
+def test_what_is_written_without_a_trace_is_seen_from_the_next_look_on() -> None:
+    module, batches = ByDataLater(), data(40)
+    twin = Twin(module, lambda m: {"SGD": m.optimizer()})
+    for index, batch in twin.batches(batches):
+        twin.step("SGD", twin.gradients(twin.module.loss(batch)), at=index, clip=times(0.5) if index > 6 else None)
+    run = watched(module, batches, every=50)  # looks at every fifth batch
+    for step in twin.steps[7:10]:
+        step.after = step.before
+    compare(run, twin.steps)
+    assert "SGD: the norm after clipping before step 10, as gradients are written into by .data" in run.blind
 
 
 # Several optimizers.

@@ -160,6 +160,15 @@ def a_quarter_of_the_first(gradients: Gradients) -> Gradients:
     return {name: each * (0.25 if name == "net.0.weight" else 0.5) for name, each in gradients.items()}
 
 
+class WritesData(Regression):
+    """Where autograd does not count it."""
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        for name, parameter in self.named_parameters():
+            assert parameter.grad is not None
+            parameter.grad.data.mul_(0.25 if name == "net.0.weight" else 0.5)
+
+
 class ChangesBeforeTheStep(Regression):
     """By the module's own hook."""
 
@@ -175,7 +184,7 @@ class ChangesAfterBackward(Regression):
 
 
 @cadences
-@pytest.mark.parametrize("make", [ClipsByItself, ChangesBeforeTheStep])
+@pytest.mark.parametrize("make", [ClipsByItself, WritesData, ChangesBeforeTheStep])
 def test_hooks_of_the_module_that_change_gradients(
     make: type[Regression], every: int, window: int, length: int
 ) -> None:
