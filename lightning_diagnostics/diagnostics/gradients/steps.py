@@ -299,7 +299,8 @@ class StepWatch:
             opened.after = opened.measured
             if opened.evaluations and (self.automatic or self.clips):
                 opened.after = self._clipped(optimizer, opened.measured)
-                if opened.look is not None and opened.after is opened.measured and not _writes_gradients(optimizer):
+                untold = opened.after is opened.measured and not _writes_gradients(optimizer)
+                if untold and self.clips and opened.look is not None:
                     opened.after, opened.doubted = self._measure(optimizer, None), True
         if opened.look is not None:
             self.looking.end(opened.look)

@@ -254,6 +254,36 @@ def test_nesterov_momentum_is_never_taken_for_the_gradient(foreach: bool | None,
     compare(run, steps)
 
 
+class OldStyle(torch.optim.SGD):
+    """An optimizer that adds its decay to the gradients, as many of old do."""
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    gradient = parameter.grad.data
+                    gradient.add_(parameter.data, alpha=0.1)
+                    parameter.data.add_(gradient, alpha=-group["lr"])
+        return loss
+
+
+class ByOldStyle(Regression):
+    old = True
+
+    def optimizer(self) -> Optimizer:
+        more: Any = {} if self.old else {"weight_decay": 0.1}
+        return (OldStyle if self.old else torch.optim.SGD)(self.parameters(), lr=0.05, **more)
+
+
+def test_what_an_optimizer_makes_of_its_gradients_is_no_clipping() -> None:
+    module, batches = ByOldStyle(), data()
+    module.old = False
+    steps = plainly(module, batches, name="OldStyle")
+    module.old = True
+    compare(watched(module, batches), steps)
+
+
 # Accumulation.
 
 
