@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_diagnostics import GradientNormMonitor
@@ -34,6 +35,7 @@ from tests.diagnostics.gradients.reference import (
     compare,
     compare_histories,
     data,
+    loader,
     told_by,
 )
 from tests.diagnostics.gradients.test_two_processes import RANKS, Halves
@@ -66,6 +68,15 @@ class ByHand(Sharded):
         self.manual_backward(self.loss(batch))
         self.clip_gradients(optimizer, gradient_clip_val=0.1, gradient_clip_algorithm="value")
         optimizer.step()
+
+
+class Parallel(Regression):
+    """Tensor parallel: the first two layers are split, one bias is on both ranks, and so is all of the last layer."""
+
+    def configure_model(self) -> None:
+        mesh = self.device_mesh["tensor_parallel"]  # type: ignore[index]
+        if not isinstance(self.net[0].weight, DTensor):
+            parallelize_module(self.net, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
 
 
 class Collectives(TorchDispatchMode):
@@ -128,11 +139,18 @@ def _train(rank: int, port: int, module: Regression, joint: Sequence[Batch], fol
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
     kind, every, more = settings
     monitor = kind(every_n_train_steps=every, window=100, histograms=False, strict=True)
-    strategy = ModelParallelStrategy(data_parallel_size=RANKS, tensor_parallel_size=1, timeout=timedelta(seconds=30))
+    strategy = ModelParallelStrategy(
+        data_parallel_size=1 if isinstance(module, Parallel) else RANKS,
+        tensor_parallel_size=RANKS if isinstance(module, Parallel) else 1,
+        timeout=timedelta(seconds=30),
+    )
     more = {"max_epochs": 1, "devices": RANKS, "strategy": strategy, **more}
     trainer = helpers.trainer(monitor, Diary(folder), logger=Notebook(), **more)
     seed_everything(5, verbose=False)
-    trainer.fit(module, datamodule=Halves(joint))
+    if isinstance(module, Parallel):
+        trainer.fit(module, loader(joint))
+    else:
+        trainer.fit(module, datamodule=Halves(joint))
     if isinstance(monitor, Listened):
         told = {"called": monitor.called, "exchanged": monitor.exchanged}
         (folder / f"exchanged{rank}.json").write_text(json.dumps(told))
@@ -203,6 +221,16 @@ def test_manual_optimisation(tmp_path: Path) -> None:
     module, joint = ByHand(), data(20, rows=16)
     steps = plainly(module, joint, clip=by_value(0.1))
     runs = both(module, joint, tmp_path, every=50)
+    for run in runs:
+        compare_histories(run, steps)
+        assert not run.blind
+    compare(runs[0], steps)
+
+
+def test_what_is_on_both_ranks_counts_once(tmp_path: Path) -> None:
+    module, joint = Parallel(), data(12)
+    steps = plainly(module, joint)
+    runs = both(module, joint, tmp_path, use_distributed_sampler=False)
     for run in runs:
         compare_histories(run, steps)
         assert not run.blind
