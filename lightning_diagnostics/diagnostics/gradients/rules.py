@@ -85,7 +85,7 @@ class Limits:
         low=1.0,
     )
     exploding_steps: int = limit(
-        10,
+        8,
         key="exploding-gradient.steps",
         meaning="such steps within a window",
         source=_SWEEP,
