@@ -344,7 +344,7 @@ class GradientNormMonitor(DiagnosticCallback):
         else:
             self._take_up(trainer, collected)
         if self._batches % _UNFINISHED < self.every_n_train_steps and self._batches >= _UNFINISHED:
-            self._judge_parameters(trainer)
+            self._judge_parameters(trainer, self._step)
         self._note_blindness(trainer)
 
     def _doubt(self, steps: Sequence[OptimizerStep], collected: Sequence[Collected]) -> None:
@@ -372,7 +372,7 @@ class GradientNormMonitor(DiagnosticCallback):
             self._collect(trainer, pl_module)
         self._expect()
         if not self._watch.sharded:
-            self._judge_parameters(trainer)
+            self._judge_parameters(trainer, insides.epoch_end_step(trainer))
         if trainer.is_global_zero and trainer.loggers:
             found = first_convolution(pl_module)
             drawn = filters(found[1]) if found is not None else None
@@ -397,7 +397,7 @@ class GradientNormMonitor(DiagnosticCallback):
         elif self._watch.sharded:
             together = zip(*(one["steps"] for one in shared), strict=False)
             self._take_up(trainer, [first.summed(others) for first, *others in together])
-            self._judge_parameters(trainer)
+            self._judge_parameters(trainer, insides.epoch_end_step(trainer))
         self._take_noise(shared)
 
     def _take_noise(self, shared: Sequence[Any]) -> None:
@@ -541,9 +541,8 @@ class GradientNormMonitor(DiagnosticCallback):
                 self._ask(trainer, room.vanishing_gradient, depth, step, found)
         self._take_back(asked, found, step)
 
-    def _judge_parameters(self, trainer: Trainer) -> None:
+    def _judge_parameters(self, trainer: Trainer, step: int) -> None:
         found = set[tuple[str, str]]()
-        step = insides.log_step(trainer)
         named = {parameter.name: parameter for parameter in self._parameters.values()}
         steps = self._steps()
         groups: tuple[tuple[Rule, list[Untrained]], ...] = (
