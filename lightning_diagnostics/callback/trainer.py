@@ -198,8 +198,16 @@ def hidden_gradients(trainer: Trainer) -> str:
 
 
 def own_scaler(module: LightningModule) -> bool:
-    """Whether the module has a gradient scaler of its own, whose scale backward passes carry."""
-    return any(isinstance(value, torch.amp.GradScaler) for value in vars(module).values())
+    """Whether the module has a gradient scaler of its own, in a list or an object too, whose scale gradients carry."""
+    held = list(vars(module).values())
+    for value in tuple(held):
+        if isinstance(value, Mapping):
+            held += value.values()
+        elif isinstance(value, list | tuple | set):
+            held += value
+        elif type(value).__module__.partition(".")[0] not in {"torch", "lightning", "pytorch_lightning", "builtins"}:
+            held += getattr(value, "__dict__", {}).values()
+    return any(isinstance(value, torch.amp.GradScaler) for value in held)
 
 
 # Evaluation.
