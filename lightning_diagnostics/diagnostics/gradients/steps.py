@@ -127,7 +127,7 @@ class StepWatch:
         self._members: frozenset[int] = frozenset()
         self._looks = 0
         self._step = self.batch = 0
-        self.optimizers: list[weakref.ref[Optimizer]] = []
+        self._optimizers: dict[int, weakref.ref[Optimizer]] = {}
 
     # What it is told.
 
@@ -432,21 +432,28 @@ class StepWatch:
 
     def known(self) -> list[Optimizer]:
         """The optimizers that move weights of the model, as far as they are known by now."""
-        return [optimizer for each in self.optimizers if (optimizer := each()) is not None]
+        return [optimizer for each in self._optimizers.values() if (optimizer := each()) is not None]
 
     def _take_up(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer moves weights of the model; a new one is given a name."""
         number = id(optimizer)
-        if number in self.names:
+        if number in self._optimizers and self._optimizers[number]() is optimizer:
             return True
         keys = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         if not keys & self._members:
             return False
-        alike = sum(name.rpartition("-")[0] == type(optimizer).__name__ for name in self.names.values())
-        alike += type(optimizer).__name__ in self.names.values()
-        self.names[number] = type(optimizer).__name__ + (f"-{alike}" if alike else "")
-        self.optimizers.append(weakref.ref(optimizer))
+        self.names[number] = self._name(type(optimizer).__name__)
+        self._optimizers[number] = weakref.ref(optimizer)
         return True
+
+    def _name(self, kind: str) -> str:
+        """A name for an optimizer: that of one of its class that is gone (made anew in every epoch), or a new one."""
+        alike = [key for key, name in self.names.items() if name == kind or name.rpartition("-")[0] == kind]
+        gone = next((key for key in alike if self._optimizers[key]() is None), None)
+        if gone is not None:
+            del self._optimizers[gone]
+            return self.names.pop(gone)
+        return f"{kind}-{len(alike)}" if alike else kind
 
 
 def _with_gradients(optimizer: Optimizer) -> tuple[list[Tensor], list[Tensor]]:
