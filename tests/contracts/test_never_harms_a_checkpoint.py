@@ -15,7 +15,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from tests.contracts.cells import digest
-from tests.helpers import KINDS, Member, every_member, fit, trainer
+from tests.helpers import KINDS, Member, every_member, every_member_slowly, fit, trainer
 from tests.patients import PATIENTS, LossList, Patient
 
 every_patient = pytest.mark.parametrize("patient", PATIENTS, ids=str)
@@ -47,7 +47,7 @@ class _Inspects(Callback):
 
 
 @every_patient
-@every_member
+@every_member_slowly
 def test_the_state_is_plain_before_during_and_after_a_run(member: Member, patient: Patient) -> None:
     diagnostic = member()
     assert _not_plain(diagnostic.state_dict()) == []

@@ -15,7 +15,7 @@ from torch import nn
 
 from lightning_diagnostics.tensorboard import FINDINGS_TAG, Quantity, quantities
 from tests.contracts.cells import Cell
-from tests.helpers import Member, every_kind, every_member, fit, trainer
+from tests.helpers import Member, every_kind, every_member, every_member_slowly, fit, trainer
 from tests.patients import PATIENTS, Patient, Student, of_room
 
 USERS = {"train_loss", "train_loss_step", "train_loss_epoch", "val_loss", "epoch", "hp_metric"}
@@ -85,7 +85,7 @@ every_way = pytest.mark.parametrize(
 
 @every_way
 @every_patient
-@every_member
+@every_member_slowly
 def test_every_scalar_is_declared_and_on_the_users_axis(
     member: Member, patient: Patient, settings: dict[str, Any], tmp_path: Path
 ) -> None:
