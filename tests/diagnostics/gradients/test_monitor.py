@@ -132,6 +132,30 @@ def test_a_run_that_was_resumed_at_an_epochs_end_has_the_moments_and_findings_of
     assert len(history["recent"]) == 12
 
 
+class _Unused(Steady):
+    """An optimizer has a layer that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Linear(2, 2)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+def test_what_waits_for_a_gradient_goes_on_waiting_after_a_resume(tmp_path: Path) -> None:
+    limits = {"missing-gradient.batches": 35}
+    unbroken, first, second = (monitor(limits=limits) for _ in range(3))
+    trainer(unbroken, max_epochs=4).fit(_Unused(), steady_loader())
+    begun = trainer(first, max_epochs=2)
+    begun.fit(_Unused(), steady_loader())
+    begun.save_checkpoint(tmp_path / "half.ckpt")
+    trainer(second, max_epochs=4).fit(_Unused(), steady_loader(), ckpt_path=tmp_path / "half.ckpt")
+    assert told(first) == []
+    assert [(f.code, f.where) for f in accusations(second)] == [("GRD102", "unused")]
+    assert told(second) == told(unbroken)
+
+
 class _Saves(Callback):
     """A checkpoint in mid-epoch."""
 
