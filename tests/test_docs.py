@@ -20,6 +20,7 @@ from lightning_diagnostics import __all__ as public
 from lightning_diagnostics.findings import Rule, Severity
 from tests.diagnostics.activations.networks import NETWORKS
 from tests.diagnostics.batch_norm import networks as norms
+from tests.diagnostics.gradients import networks as gradients
 
 REPOSITORY = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -279,7 +280,10 @@ def test_links_between_files_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize(("name", "programs"), [("sweep", NETWORKS), ("batch norm sweep", norms.NETWORKS)])
+SWEEPS = (("sweep", NETWORKS), ("batch norm sweep", norms.NETWORKS), ("gradients sweep", gradients.NETWORKS))
+
+
+@pytest.mark.parametrize(("name", "programs"), SWEEPS)
 def test_the_sweep_on_the_page_is_that_of_the_tests(name: str, programs: Sequence[Any]) -> None:
     table = _text("docs/limits.md").split(f"<!-- {name}: begin -->\n")[1].split(f"<!-- {name}: end -->")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")[2:] if line]
