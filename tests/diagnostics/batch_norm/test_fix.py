@@ -329,7 +329,7 @@ def test_a_healthy_program_is_not_touched(tmp_path: Path) -> None:
 
 
 def _suite(ignore: str) -> tuple[Diagnostics, Callable[[], list[Finding]]]:
-    suite = Diagnostics(batch_norm={"fix": True}, ignore=[ignore], activations=False, graph_leak=False)
+    suite = Diagnostics(batch_norm={"fix": True}, ignore=[ignore], activations=False, gradients=False, graph_leak=False)
     return suite, lambda: suite.findings
 
 
