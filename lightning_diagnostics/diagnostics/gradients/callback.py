@@ -147,7 +147,7 @@ class GradientNormMonitor(DiagnosticCallback):
         self._averaged = False  # whether ranks average gradients of the whole model
         self._look = self._drawn = False
         self._step = 0
-        self._unoptimized_values: tuple[tuple[str, ...], list[Slot]] = ((), [])
+        self._values: tuple[tuple[str, ...], list[Slot]] = ((), [])
         self._local: list[tuple[int, Slot, int]] = []  # batch, norm of this rank alone, samples
         self._shared: list[tuple[int, float, int]] = []
         self._whole: dict[int, tuple[str, float]] = {}  # by batch: optimizer and squared norm of all ranks together
@@ -218,7 +218,7 @@ class GradientNormMonitor(DiagnosticCallback):
         self._watch.stop()
         self._arrivals.end()
         self._waiting, self._local, self._undrawn = [], [], None
-        self._unoptimized_values = ((), [])
+        self._values = ((), [])
 
     @override
     def watching(self, trainer: Trainer, pl_module: LightningModule) -> str:
@@ -276,7 +276,7 @@ class GradientNormMonitor(DiagnosticCallback):
         elif not self._unclipped_unknown:
             self._watch.see_backward(scale)
         if self._look:
-            self._see_unoptimized(pl_module)
+            self._see_values(pl_module)
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -313,8 +313,8 @@ class GradientNormMonitor(DiagnosticCallback):
                 with torch.no_grad():
                     slot = self._deferred.put(local if scale is None else local / scale.to(local.device))
                 self._local.append((self._watch.batch, slot, size))
-        if self._look and not self._unoptimized_values[0]:
-            self._see_unoptimized(pl_module)
+        if self._look and not self._values[0]:
+            self._see_values(pl_module)
         accumulates = insides.accumulation(trainer, 0)[1] > 1  # then the step to be looked at is still to come
         if self._watch.looked or (self._look and not accumulates):
             self._collect(trainer, pl_module)
@@ -329,13 +329,15 @@ class GradientNormMonitor(DiagnosticCallback):
         waits = self._deferred.size > 0
         numbers = self._deferred.fetch() if waits else None
         if numbers is not None:
-            names, slots = self._unoptimized_values
+            names, slots = self._values
             values = dict(zip(names, (numbers[slot][0] for slot in slots), strict=True))
             optimized = {self._parameters[key].name for key in self._optimized() if key in self._parameters}
             before = self._batches - insides.process_count(trainer)  # this batch is the first of those it rests on
-            self._unoptimized.see(values, step=self._step, batches=before, optimized=optimized)
+            self._missing.see({name: norm for name, norm in values.items() if name in optimized})
+            vain = {name: norm for name, norm in values.items() if name not in optimized}
+            self._unoptimized.see(vain, step=self._step, batches=before, optimized=optimized)
             self._shared += [(index, numbers[slot][0] ** 2, size) for index, slot, size in self._local]
-        self._unoptimized_values, self._local = ((), []), []
+        self._values, self._local = ((), []), []
         collected = collect(steps, numbers, self._parameters, shares=self._shares) if numbers is not None else []
         self._doubt(steps, collected)
         self._expect()
@@ -436,21 +438,26 @@ class GradientNormMonitor(DiagnosticCallback):
     def _steps(self) -> dict[str, int]:
         return {name: history.steps for name, history in self._histories.items()}
 
-    def _see_unoptimized(self, pl_module: LightningModule) -> None:
-        """Note the values of parameters that have a gradient and are in no optimizer."""
+    def _see_values(self, pl_module: LightningModule) -> None:
+        """Note the values of parameters that no optimizer has but that have a gradient, and of those that wait for one.
+
+        What moves all the same is moved by the program.
+        """
         if not self._watch.known():
             return
-        optimized = self._optimized()
-        if self._parameters.keys() <= optimized:
+        optimized, waiting = self._optimized(), self._missing.waiting
+        if self._parameters.keys() <= optimized and not waiting:
             return
         names: list[str] = []
         values: list[Tensor] = []
         for parameter in pl_module.parameters():
-            if id(parameter) in optimized or parameter.grad is None or not parameter.requires_grad:
+            known = self._parameters.get(id(parameter))
+            if known is None or not parameter.requires_grad:
                 continue
-            numbers = numbers_of(parameter)
-            if numbers is not None and id(parameter) in self._parameters:
-                names.append(self._parameters[id(parameter)].name)
+            wanted = known.name in waiting if id(parameter) in optimized else parameter.grad is not None
+            numbers = numbers_of(parameter) if wanted else None
+            if numbers is not None:
+                names.append(known.name)
                 values.append(numbers.detach())
         if not values:
             return
@@ -459,7 +466,7 @@ class GradientNormMonitor(DiagnosticCallback):
         for device, vector in found.each.items():
             whole = self._deferred.put(vector)
             ordered |= {p: Slot(whole.device, whole.start + i, 1) for i, p in enumerate(found.places[device])}
-        self._unoptimized_values = (tuple(names), [ordered[place] for place in range(len(names))])
+        self._values = (tuple(names), [ordered[place] for place in range(len(names))])
 
     # Taking up.
 
@@ -492,7 +499,9 @@ class GradientNormMonitor(DiagnosticCallback):
                 self._draw(trainer, those, step)
 
     def _new_history(self, name: str) -> History:
-        return History(name, self.window, self._limits.exploding_factor, self._limits.exploding_past)
+        limits = self._limits
+        past = {"past": limits.exploding_past, "surge_past": limits.exploding_surge_past}
+        return History(name, self.window, limits.exploding_factor, surge=limits.exploding_surge, **past)
 
     def _from_afar(self) -> list[Parameter]:
         """The parameters, furthest from the loss first: gradients arrive there last."""

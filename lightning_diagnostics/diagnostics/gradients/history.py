@@ -117,12 +117,16 @@ class History:
         window: Steps that moments and shares are of.
         factor: How far above the median of its past a norm is an excursion.
         past: Steps that such a past has at least.
+        surge: How far above the largest loss so far a loss is after a surge, of which one is enough.
+        surge_past: Steps before a surge, at least.
     """
 
     name: str
     window: int
     factor: float
     past: int
+    surge: float = 3.0
+    surge_past: int = 5
     steps: int = 0
     since: int | None = None
     last_finite: int | None = None
@@ -138,6 +142,7 @@ class History:
         self._first_loss: float | None = None
         self._earlier: deque[float] = deque(maxlen=self.window)  # losses that have left the window
         self._away: deque[_Away] = deque(maxlen=self.window)
+        self._largest_loss: float | None = None  # of the whole run
         self._judgeable = 0
         self.last: Taken | None = None
 
@@ -148,11 +153,15 @@ class History:
         self.last = taken
         self._scaled = self._scaled or taken.scaled
         norm = taken.norm
+        if self._away and self._away[-1].step == self._before_last_step() and taken.loss is not None:
+            self._away[-1].loss = _larger(self._away[-1].loss, taken.loss)
         if math.isfinite(norm):
             self.last_finite = taken.step
             self._average = self._average.update(norm)
             self._largest = norm if self._largest is None else max(self._largest, norm)
             self._watch_for_excursions(taken, norm)
+        if taken.loss is not None and math.isfinite(taken.loss):
+            self._largest_loss = taken.loss if self._largest_loss is None else max(self._largest_loss, taken.loss)
         if taken.first is not None and math.isfinite(norm) and math.isfinite(taken.first[0]):
             small, samples, of = taken.first
             self.take_noise(small, norm**2, small=samples, big=of)
@@ -173,17 +182,16 @@ class History:
 
     def _watch_for_excursions(self, taken: Taken, norm: float) -> None:
         """A step stands out if its norm is far above the median, and the loss then, or next, above all before it."""
-        if self._away and self._away[-1].step == self._before_last_step() and taken.loss is not None:
-            last = self._away[-1]
-            last.loss = _larger(last.loss, taken.loss)
         known = [seen.norm for seen in self._recent if math.isfinite(seen.norm)]
         losses = [seen.loss for seen in self._recent if seen.loss is not None and math.isfinite(seen.loss)]
-        if len(known) < self.past or len(losses) < self.past or taken.loss is None:
+        if min(len(known), len(losses)) < min(self.past, self.surge_past) or taken.loss is None:
             return
-        self._judgeable += 1
+        enough = min(len(known), len(losses)) >= self.past
+        self._judgeable += enough
         median = plain.median(known)
-        if norm > self.factor * median > 0:
-            self._away.append(_Away(taken.step, norm, median, taken.loss, max(losses)))
+        if norm > self.factor * median > 0 and (enough or len(losses) >= self.surge_past):
+            most = self._largest_loss if self._largest_loss is not None else math.inf
+            self._away.append(_Away(taken.step, norm, median, taken.loss, max(losses), most, enough))
 
     def _before_last_step(self) -> int | None:
         return self._recent[-1].step if self._recent else None
@@ -191,8 +199,10 @@ class History:
     def excursions(self) -> Excursions:
         """The steps of the window that stand out."""
         first = self._recent[0].step if self._recent else 0
-        out = [away for away in self._away if away.step >= first and not away.loss <= away.earlier_loss]
-        worst = max(out, key=lambda away: away.norm, default=None)
+        recent = [away for away in self._away if away.step >= first]
+        out = [away for away in recent if away.judged and not away.loss <= away.earlier_loss]
+        surges = [away for away in recent if away.most > 0 and not away.loss <= self.surge * away.most]
+        worst = max(surges or out, key=lambda away: away.norm, default=None)
         return Excursions(
             self.name,
             tuple(away.step for away in out),
@@ -201,6 +211,7 @@ class History:
             worst.loss if worst else 0.0,
             worst.earlier_loss if worst else 0.0,
             self._judgeable,
+            tuple(away.step for away in surges),
         )
 
     def measured(self, *, zero_share: float | None = None, rate: float | None = None) -> OptimizerGradients:
@@ -264,7 +275,8 @@ class History:
             "noise": [self._noise, self._signal, self._noises],
             "first": [self._first_mean, self._first_loss],
             "earlier": list(self._earlier),
-            "away": [[a.step, a.norm, a.median, a.loss, a.earlier_loss] for a in self._away],
+            "away": [[a.step, a.norm, a.median, a.loss, a.earlier_loss, a.most, a.judged] for a in self._away],
+            "largest_loss": self._largest_loss,
             "judgeable": self._judgeable,
         }
 
@@ -278,6 +290,7 @@ class History:
         self._first_mean, self._first_loss = state["first"]
         self._earlier.extend(state["earlier"])
         self._away.extend(_Away(*values) for values in state["away"])
+        self._largest_loss = state["largest_loss"]
 
 
 @dataclass(eq=False)
@@ -289,6 +302,8 @@ class _Away:
     median: float
     loss: float
     earlier_loss: float
+    most: float  # the largest loss of the run before it
+    judged: bool  # whether its past is long enough to be counted
 
 
 def _larger(one: float, other: float) -> float:

@@ -308,6 +308,8 @@ class Excursions:
         loss: The loss at that step, or after it.
         earlier_loss: The largest loss of the window before it.
         values: Steps with a past that is long enough to judge by.
+        surges: Of these, or before there was a past to count by, those after which the loss was far above all of the
+            run; then the numbers are of the largest of them.
     """
 
     optimizer: str
@@ -317,3 +319,4 @@ class Excursions:
     loss: float
     earlier_loss: float
     values: int
+    surges: tuple[int, ...] = ()

@@ -91,6 +91,21 @@ class Limits:
         source=_SWEEP,
         low=1,
     )
+    exploding_surge: float = limit(
+        3.0,
+        key="exploding-gradient.surge",
+        meaning="loss (at such a step or the next) over the largest loss of the run before it, from which on one such "
+        "step is enough",
+        source=_SWEEP,
+        low=1.0,
+    )
+    exploding_surge_past: int = limit(
+        5,
+        key="exploding-gradient.surge_past",
+        meaning="steps before such a step, at least",
+        source="arithmetic: the median of fewer is that of the first steps, which are unlike the rest",
+        low=2,
+    )
     exploding_past: int = limit(
         20,
         key="exploding-gradient.past",
@@ -320,12 +335,13 @@ def vanishing_gradient(measured: "Depth", limits: Limits) -> Verdict:
 
 @rule(code="GRD105", name="exploding-gradient", severities=(Severity.WARNING,))
 def exploding_gradient(measured: "Excursions", limits: Limits) -> Verdict:
-    """Again and again the gradient norm jumps far above its own past, and the loss with it.
+    """The gradient norm jumps far above its own past, and the loss with it.
 
     ## What it means
-    Within a window of steps, several had a norm (before clipping) a hundred times the median of the window before them,
-    and a loss, at that step or the next, above every loss of that window. Large norms alone are no illness: healthy
-    networks have single spikes, and clipped recurrent ones norms in the hundreds.
+    The norm (before clipping) was more than a hundred times the median of the window before, and the loss, at that step
+    or the next, either more than three times the largest of the run so far (once is enough), or above every loss of
+    that window, several times within a window. Large norms alone are no illness: healthy networks have single spikes,
+    and clipped recurrent ones norms in the hundreds.
 
     ## Why it matters
     Each such step throws the weights off, and what was learned before it is lost; in the end the loss is NaN.
@@ -337,25 +353,40 @@ def exploding_gradient(measured: "Excursions", limits: Limits) -> Verdict:
     ## When it is wrong
     A change of the task in the middle of the run (another data set, another loss) can raise both for a while.
     """
-    count = len(measured.steps)
-    if count < limits.exploding_steps:
+    count, surges = len(measured.steps), measured.surges
+    if count < limits.exploding_steps and not surges:
         return None
+    steps = surges or measured.steps
+    how = f"more than {limits.exploding_factor:g} times its median (up to {measured.largest:.3g}, median "
+    how += f"{measured.median:.3g})"
+    if surges:
+        places = f"step {steps[0]}" if len(steps) == 1 else f"{len(steps)} steps"
+        loss = f"{measured.loss:.3g}" if math.isfinite(measured.loss) else "NaN or infinity"
+        message = (
+            f"At {places} the gradient norm was {how}, and the loss went to {loss}, from at most "
+            f"{measured.earlier_loss:.3g} over the window before."
+        )
+    else:
+        message = f"At {count} steps the gradient norm was {how}, and the loss rose above all before it."
     return Diagnosis(
         Severity.WARNING,
         measured.optimizer,
-        measured.steps[0],
-        f"At {count} steps the gradient norm was more than {limits.exploding_factor:g} times its median (up to "
-        f"{measured.largest:.3g}, median {measured.median:.3g}), and the loss rose above all before it.",
+        steps[0],
+        message,
         f"clip the gradients, say Trainer(gradient_clip_val={float(f'{2 * measured.median:.1g}'):g}), or lower the "
         "learning rate.",
         {
-            "steps": ", ".join(map(str, measured.steps[:_NAMED])) + (", ..." if count > _NAMED else ""),
+            "steps": ", ".join(map(str, steps[:_NAMED])) + (", ..." if len(steps) > _NAMED else ""),
             "largest_norm": float(f"{measured.largest:.4g}"),
             "median_norm": float(f"{measured.median:.4g}"),
             "loss": _finite(measured.loss),
             "largest_loss_before": _finite(measured.earlier_loss),
             "exploding-gradient.factor": limits.exploding_factor,
-            "exploding-gradient.steps": limits.exploding_steps,
+            **(
+                {"exploding-gradient.surge": limits.exploding_surge}
+                if surges
+                else {"exploding-gradient.steps": limits.exploding_steps}
+            ),
         },
     )
 

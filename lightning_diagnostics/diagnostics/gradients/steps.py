@@ -127,6 +127,7 @@ class StepWatch:
         self._members: frozenset[int] = frozenset()
         self._looks = 0
         self._step = self.batch = 0
+        self.looked = False  # whether a step of this batch was looked at
         self._optimizers: dict[int, weakref.ref[Optimizer]] = {}
 
     # What it is told.
@@ -162,6 +163,7 @@ class StepWatch:
         """A training batch begins; ``look``: whether the next step of each optimizer is to be looked at."""
         self._step = step
         self._looks += look
+        self.looked = False
         self._loss = None
         self._unclipped = {}
 
@@ -179,11 +181,6 @@ class StepWatch:
     def waits(self) -> bool:
         """Whether steps wait to be taken up."""
         return bool(self.steps or self._open)
-
-    @property
-    def looked(self) -> bool:
-        """Whether a look waits to be taken up."""
-        return any(step.look is not None for step in self.steps)
 
     def see_loss(self, loss: Tensor, scale: Tensor | None) -> None:
         """A backward pass begins from a loss of one element, which a scaler may have multiplied."""
@@ -413,6 +410,7 @@ class StepWatch:
         step.doubted = opened.doubted
         step.scaled, step.stepped = opened.scaled, stepped
         self.steps.append(step)
+        self.looked = self.looked or step.look is not None
 
     def _note_blind(self, what: str, number: int) -> None:
         self.blind.setdefault(f"{self.names[number]}: {what}")

@@ -13,6 +13,8 @@ class Missing:
     def __init__(self) -> None:
         self._received: set[str] = set()
         self._waiting: dict[str, tuple[str, int, int, int]] = {}  # optimizer, step, batches and steps at that time
+        self._values: dict[str, float] = {}  # the norm of the values of those that wait, when it was first seen
+        self._moved: set[str] = set()
 
     def receive(self, names: Iterable[str]) -> None:
         """These had a gradient."""
@@ -32,11 +34,29 @@ class Missing:
             for name, optimizer in wanted.items()
         }
 
+    def see(self, values: Mapping[str, float]) -> None:
+        """The norms of the values of some that wait: what moves without a gradient is an average of other weights."""
+        for name, norm in values.items():
+            if self._values.setdefault(name, norm) != norm:
+                self._moved.add(name)
+
+    @property
+    def waiting(self) -> set[str]:
+        """Those that wait still."""
+        return self._waiting.keys() - self._received - self._moved
+
     def measured(
         self, parameters: Mapping[str, Parameter], *, batches: int, steps: Mapping[str, int]
     ) -> list[Untrained]:
         """Those that still wait, by the outermost module that they make up."""
-        waiting = [name for name in self._waiting if name not in self._received and name in parameters]
+        learns = {parameters[name].layer for name in self._received if name in parameters}
+        waiting = [
+            name
+            for name in self._waiting
+            if name in parameters
+            and name not in self._received | self._moved
+            and not _is_idle(parameters[name], learns)
+        ]
         trainable = [name for name in self._waiting if name in parameters]
         found: list[Untrained] = []
         for where, names in outermost(waiting, trainable).items():
@@ -54,12 +74,23 @@ class Missing:
 
     def state(self) -> dict[str, Any]:
         """All of it in plain values."""
-        return {"received": sorted(self._received), "waiting": {n: list(w) for n, w in self._waiting.items()}}
+        return {
+            "received": sorted(self._received),
+            "waiting": {name: list(values) for name, values in self._waiting.items()},
+            "values": dict(self._values),
+            "moved": sorted(self._moved),
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` gave."""
         self._received = set(state["received"])
         self._waiting = {name: tuple(values) for name, values in state["waiting"].items()}
+        self._values, self._moved = dict(state["values"]), set(state["moved"])
+
+
+def _is_idle(parameter: Parameter, learns: Collection[str]) -> bool:
+    """Whether it is a bias of a layer that learns: what is trained by its derivative alone has none for its last."""
+    return not parameter.matrix and parameter.layer in learns
 
 
 class Unoptimized:

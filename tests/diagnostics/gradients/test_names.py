@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +42,7 @@ class _TwoOfAKind(Student):
         return [torch.optim.SGD(part.parameters(), lr=0.01) for part in (self.net[0], self.net[1:])]
 
 
+@pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`")
 def test_an_optimizer_that_is_made_anew_keeps_its_name() -> None:
     monitor = GradientNormMonitor(strict=True)
     fit(trainer(monitor, max_epochs=4), _MadeAnew())
