@@ -223,7 +223,8 @@ def missing_gradient(measured: "Untrained", limits: Limits) -> Verdict:
 
     ## When it is wrong
     A part that is used later in the run (a second phase, a head of another task) has no gradient until then; the
-    finding is taken back when it gets one.
+    finding is taken back when it gets one. Biases of layers that learn, and weights that move without a gradient
+    (averages of others), are not judged.
     """
     if measured.batches < limits.missing_batches:
         return TooEarly(measured.batches, limits.missing_batches, "batches")
