@@ -4,7 +4,7 @@ from lightning_diagnostics.probes.arrivals import Arrivals
 from lightning_diagnostics.probes.blind import Blind, activation_modules, blind_parts
 from lightning_diagnostics.probes.calls import CallWatch, Site
 from lightning_diagnostics.probes.deferred import Deferred, Fetched, Slot
-from lightning_diagnostics.probes.gradients import Norms, copies_of, is_sharded, l2_norms, numbers_of
+from lightning_diagnostics.probes.gradients import Norms, all_numbers_of, copies_of, is_sharded, l2_norms, numbers_of
 from lightning_diagnostics.probes.graphs import (
     GraphMark,
     GraphMarks,
@@ -60,6 +60,7 @@ __all__ = [
     "Slot",
     "Statistics",
     "activation_modules",
+    "all_numbers_of",
     "blind_parts",
     "by_design",
     "copies_of",

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 _foreach_norm: Any = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]  # what torch's own clipping calls
 _LOW = (torch.float16, torch.bfloat16)
+_PLAIN = (torch.float32, torch.float64, *_LOW)
 _LONG = 65_536  # elements from which on a sum of squares in float32 loses digits on the CPU (4e-7; of 1e7: 4e-4)
 _ROW = 4_096
 
@@ -39,13 +40,23 @@ def copies_of(tensor: Tensor, *, processes: int) -> float:
     return processes / apart
 
 
+def all_numbers_of(tensors: Sequence[Tensor]) -> list[Tensor] | None:
+    """`numbers_of` each tensor, quickly where all are plain; None if any cannot be read."""
+    if all(type(each) is Tensor and each.layout is torch.strided and each.dtype in _PLAIN for each in tensors):
+        return list(tensors)
+    numbers = [numbers_of(each) for each in tensors]
+    known = [each for each in numbers if each is not None]
+    return known if len(known) == len(numbers) else None
+
+
 def numbers_of(tensor: Tensor) -> Tensor | None:
     """The numbers behind a parameter or a gradient; None if they cannot be read.
 
     They are this process's part of a DTensor, the summed values of a sparse gradient, and real and imaginary parts. To
     be called, and used, without gradients being recorded.
     """
-    if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+    kind = type(tensor)
+    if kind is not Tensor and kind is not torch.nn.Parameter:
         if is_sharded(tensor):
             tensor = tensor._local_tensor  # pyright: ignore[reportAttributeAccessIssue]
         elif type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:  # pyright: ignore[reportAttributeAccessIssue]
@@ -73,20 +84,23 @@ class Norms:
     each: dict[torch.device, Tensor]
     places: dict[torch.device, list[int]]
 
-    def total(self, weights: Sequence[float] | None = None) -> list[Tensor]:
+    def total(self, weights: Mapping[torch.device, Tensor] | None = None) -> list[Tensor]:
         """The L2 norm of all tensors of a device together, from each device; without waiting for it.
 
         Args:
-            weights: Of each tensor, what its norm is multiplied with; 1 if None.
+            weights: By device: what the norm of each is multiplied with, from `weights_on_devices`; 1 if None.
         """
-        vectors = self.each
-        if weights is not None:
-            vectors = {
-                device: vector * vector.new_tensor([weights[place] for place in self.places[device]])
-                for device, vector in vectors.items()
-            }
         with torch.no_grad():
-            return [_norm(vector) for vector in vectors.values()]
+            if weights is None:
+                return [_norm(vector) for vector in self.each.values()]
+            return [_norm(vector * weights[device]) for device, vector in self.each.items()]
+
+    def weights_on_devices(self, weights: Sequence[float]) -> dict[torch.device, Tensor]:
+        """Weights of the tensors where their norms are; to be kept, as bringing them there may wait for the device."""
+        return {
+            device: torch.tensor([weights[place] for place in self.places[device]], dtype=vector.dtype, device=device)
+            for device, vector in self.each.items()
+        }
 
 
 @torch.no_grad()
@@ -99,9 +113,10 @@ def l2_norms(tensors: Sequence[Tensor]) -> Norms:
     Args:
         tensors: From `numbers_of`, of any shapes and devices.
     """
-    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for place, tensor in enumerate(tensors):
-        groups.setdefault((tensor.device, tensor.dtype), []).append(place)
+    kinds = [(tensor.device, tensor.dtype) for tensor in tensors]
+    groups: dict[tuple[torch.device, torch.dtype], Sequence[int]] = {}
+    for kind in dict.fromkeys(kinds):
+        groups[kind] = [place for place, each in enumerate(kinds) if each == kind]
     each: dict[torch.device, list[Tensor]] = {}
     places: dict[torch.device, list[int]] = {}
     for (device, dtype), members in groups.items():

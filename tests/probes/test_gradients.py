@@ -28,7 +28,8 @@ def norms(*tensors: Tensor) -> list[float]:
 
 
 def total(*tensors: Tensor, weights: list[float] | None = None) -> float:
-    (found,) = l2_norms(tensors).total(weights)
+    norms = l2_norms(tensors)
+    (found,) = norms.total(norms.weights_on_devices(weights) if weights is not None else None)
     assert found.dtype == torch.float64
     assert found.shape == ()
     return float(found)

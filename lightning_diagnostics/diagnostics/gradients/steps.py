@@ -12,8 +12,18 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from lightning_diagnostics.diagnostics.gradients.looking import Look, Looking
-from lightning_diagnostics.probes import Deferred, Slot, copies_of, is_sharded, l2_norms, numbers_of
+from lightning_diagnostics.probes import (
+    Deferred,
+    Norms,
+    Slot,
+    all_numbers_of,
+    copies_of,
+    is_sharded,
+    l2_norms,
+    numbers_of,
+)
 
+_TOGETHER = 16  # sets of parameters that had gradients together, of which the shares are kept
 _VECTORS = 1_048_576  # numbers that may wait between two looks; beyond, the norms of single parameters are not kept
 
 
@@ -122,7 +132,7 @@ class StepWatch:
         self._micro: tuple[Slot, ...] | None = None
         self._loss: Tensor | None = None
         self._scale: Tensor | None = None
-        self._weights: tuple[tuple[int, ...], list[float]] = ((), [])
+        self._weights: dict[tuple[int, ...], dict[torch.device, Tensor] | None] = {}
         self._looked: dict[int, int] = {}
         self._members: frozenset[int] = frozenset()
         self._looks = 0
@@ -156,6 +166,7 @@ class StepWatch:
             handle.remove()
         self._handles, self._open, self._unclipped, self.steps = [], {}, {}, []
         self._guard = None
+        self._weights = {}
         self._micro = self._loss = None
         self.deferred.clear()
 
@@ -346,17 +357,16 @@ class StepWatch:
         if not gradients:
             return None
         with torch.no_grad():
-            read = [numbers_of(gradient) for gradient in gradients]
-            numbers = [each for each in read if each is not None]
-            if len(numbers) < len(read):
+            numbers = all_numbers_of(gradients)
+            if numbers is None:
                 self._note_blind("gradients that hold no plain numbers", id(optimizer))
                 return None
             keys = tuple(map(id, parameters))
-            weights = self._shares(keys, gradients) if self.sharded else None
-            if weights is not None and not all(weights):
+            found = l2_norms(numbers)
+            weights = self._shares(keys, gradients, found) if self.sharded else None
+            if self.sharded and weights is None:
                 self._note_blind("gradients that are still to be added up over ranks", id(optimizer))
                 return None
-            found = l2_norms(numbers)
             if scale is not None:
                 for device, vector in found.each.items():
                     found.each[device] = vector / scale.to(device, non_blocking=True)
@@ -369,12 +379,18 @@ class StepWatch:
                 )
         return Measured(keys, norm, vector, tuple((weakref.ref(each), each._version) for each in gradients))
 
-    def _shares(self, keys: tuple[int, ...], gradients: list[Tensor]) -> list[float]:
-        """What to multiply norms with, so that the squares of all processes sum up to that of the whole."""
-        if self._weights[0] != keys:
+    def _shares(
+        self, keys: tuple[int, ...], gradients: list[Tensor], found: Norms
+    ) -> dict[torch.device, Tensor] | None:
+        """What to multiply norms with, so that the squares of all processes sum up to that of the whole.
+
+        None if a gradient is still to be added up. It is brought to the device once for those that come together.
+        """
+        if keys not in self._weights:
             copies = [copies_of(gradient, processes=self.processes) for gradient in gradients]
-            self._weights = keys, [each**-0.5 if each else 0.0 for each in copies]
-        return self._weights[1]
+            kept = self._weights if len(self._weights) < _TOGETHER else {}
+            self._weights = {**kept, keys: found.weights_on_devices([n**-0.5 for n in copies]) if all(copies) else None}
+        return self._weights[keys]
 
     def _is_unchanged(self, optimizer: Optimizer, measured: Measured) -> bool:
         """Whether the gradients are those that were measured, and not written into since."""
