@@ -17,6 +17,7 @@ def test_a_nested_tensor_has_no_sketch() -> None:
     assert len(sketches([nested, torch.zeros(2, 3)], 2)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_an_encoder_that_takes_the_padding_out_in_evaluation_can_be_tried() -> None:
     program = next(program for program in PROGRAMS if program.name == "MaskedAttention")

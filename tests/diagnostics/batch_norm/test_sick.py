@@ -35,7 +35,11 @@ def test_a_mistake_is_found_at_the_right_module_within_one_evaluation(case: sick
     assert all(case.place in finding.message for finding in right)
 
 
-@every_case
+@pytest.mark.parametrize(
+    "case",
+    [case if i % 4 == 0 else pytest.param(case, marks=pytest.mark.slow) for i, case in enumerate(sick.CASES)],
+    ids=str,
+)
 def test_its_repaired_twin_is_left_in_peace(case: sick.Case) -> None:
     guard = _examined(case, ill=False)
     assert accusations(guard) == []
