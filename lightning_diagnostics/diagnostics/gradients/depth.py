@@ -57,9 +57,10 @@ class DepthHistory:
         own = update_ratio(looks.get(first.name))
         if own is None or not ratios:
             return
-        middle, near = statistics.median(ratios), each[last.name] / last.elements
+        near = each[last.name] / last.elements
         gradient = math.sqrt(each[first.name] / first.elements / near) if near > 0 else math.nan
-        update = own / middle if middle > 0 else math.nan
+        usual = max(statistics.median(ratios), update_ratio(looks.get(last.name)) or 0.0)  # the median may vanish, too
+        update = own / usual if usual > 0 else math.nan
         if math.isfinite(gradient) and math.isfinite(update):
             self._looks.append((step, gradient, update))
         else:

@@ -283,7 +283,8 @@ class Depth:
         layers: How many weights lie between them, both counted.
         ratios: At each of the last looks, oldest first: the root mean square gradient of the first over that of the
             last.
-        updates: The update ratio of the first at those looks, over the median of all.
+        updates: The update ratio of the first at those looks, over the median of all or that of the last, whichever is
+            larger: where all layers but a few vanish, the median does, too.
         since: The first of those looks.
     """
 

@@ -58,8 +58,9 @@ class Limits:
     vanishing_update: float = limit(
         0.1,
         key="vanishing-gradient.update",
-        meaning="update ratio of those weights over the median of all, at each of the looks: an optimizer that scales "
-        "each weight's step by itself (Adam) learns from small gradients as well",
+        meaning="update ratio of those weights over the median of all or that of the nearest, whichever is larger, at "
+        "each of the looks: an optimizer that scales each weight's step by itself (Adam) learns from small gradients "
+        "as well",
         source=_SWEEP,
         high=1.0,
     )
@@ -293,7 +294,8 @@ def vanishing_gradient(measured: "Depth", limits: Limits) -> Verdict:
     ## What it means
     At each of the last looks, the root mean square gradient of the weights furthest from the loss was a small part of
     that of the nearest, and their update ratio (the change of the weights over the weights) a small part of the median
-    layer's. Both are ratios within one step: they do not depend on the scale of the loss or on the learning rate.
+    one or of the nearest's, whichever is larger. Both are ratios within one step: they do not depend on the scale of
+    the loss or on the learning rate.
 
     ## Why it matters
     The first layers stay as they were initialised, and the rest learns from random features.
@@ -320,7 +322,8 @@ def vanishing_gradient(measured: "Depth", limits: Limits) -> Verdict:
         measured.first,
         measured.since,
         f"The gradient of {measured.first} is at most {worst:.1g} of that of {measured.last}, {measured.layers - 1} "
-        f"weights further on, and its update at most {update:.1g} of the median one: it hardly learns.",
+        f"weights further on, and its update at most {update:.1g} of the median one, or of the nearest if that is "
+        "larger: it hardly learns.",
         "ReLU instead of sigmoid or tanh, norms or residual connections between the layers, an initialisation for the "
         "activation; or an optimizer that scales each weight's step, such as Adam.",
         {

@@ -58,9 +58,27 @@ def history(*takes: tuple[int, dict[str, float], dict[str, ParameterLook], list[
     return made
 
 
-def test_the_first_is_compared_with_the_last_and_with_the_median() -> None:
+def test_the_first_is_compared_with_the_last() -> None:
     found = history((5, EACH, LOOKS, WEIGHTS)).measured()
-    assert found == Depth("SGD", "a", "c", 3, (pytest.approx(0.005),), (pytest.approx(0.1),), 5)
+    assert found == Depth("SGD", "a", "c", 3, (pytest.approx(0.005),), (pytest.approx(1 / 30),), 5)
+
+
+@pytest.mark.parametrize(
+    ("nearest", "update"), [(0.02, 0.05), (0.01, 0.1), (0.005, 0.2), (0.0, 1.0), (0.1, 0.01), (None, 2 / 11)]
+)
+def test_the_update_is_compared_with_the_median_or_the_nearest_whichever_is_larger(
+    nearest: float | None, update: float
+) -> None:
+    looks = {"a": look(0.001), "b": look(0.01), "c": look(nearest)}
+    assert history((5, EACH, looks, WEIGHTS)).measured().updates == (pytest.approx(update),)
+
+
+def test_where_all_but_the_nearest_vanish_so_does_the_median() -> None:
+    weights = [weight(name) for name in "abcdef"]
+    each = {**dict.fromkeys("abcde", 1e-8), "f": 1.0}
+    looks = {**dict.fromkeys("abcde", look(1e-6)), "f": look(0.01)}
+    found = history((5, each, looks, weights)).measured()
+    assert (found.ratios, found.updates) == ((pytest.approx(1e-4),), (pytest.approx(1e-4),))
 
 
 def test_without_a_look_there_is_nothing() -> None:

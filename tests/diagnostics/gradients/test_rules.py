@@ -213,7 +213,7 @@ def test_a_gradient_that_vanishes_is_described_whole() -> None:
         "net.0.weight",
         40,
         "The gradient of net.0.weight is at most 0.01 of that of net.10.weight, 5 weights further on, and its update "
-        "at most 0.09 of the median one: it hardly learns.",
+        "at most 0.09 of the median one, or of the nearest if that is larger: it hardly learns.",
         "ReLU instead of sigmoid or tanh, norms or residual connections between the layers, an initialisation for the "
         "activation; or an optimizer that scales each weight's step, such as Adam.",
         {
