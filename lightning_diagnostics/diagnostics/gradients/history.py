@@ -117,7 +117,7 @@ class History:
         window: Steps that moments and shares are of.
         factor: How far above the median of its past a norm is an excursion.
         past: Steps that such a past has at least.
-        surge: How far above the largest loss so far a loss is after a surge, of which one is enough.
+        surge: How far above the largest loss so far the next loss is after a surge, of which one is enough.
         surge_past: Steps before a surge, at least.
     """
 
@@ -154,7 +154,7 @@ class History:
         self._scaled = self._scaled or taken.scaled
         norm = taken.norm
         if self._away and self._away[-1].step == self._before_last_step() and taken.loss is not None:
-            self._away[-1].loss = _larger(self._away[-1].loss, taken.loss)
+            self._away[-1].after = taken.loss
         if math.isfinite(norm):
             self.last_finite = taken.step
             self._average = self._average.update(norm)
@@ -201,7 +201,7 @@ class History:
         first = self._recent[0].step if self._recent else 0
         recent = [away for away in self._away if away.step >= first]
         out = [away for away in recent if away.judged and not away.loss <= away.earlier_loss]
-        surges = [away for away in recent if away.most > 0 and not away.loss <= self.surge * away.most]
+        surges = [away for away in recent if away.is_surge(self.surge)]
         worst = max(surges or out, key=lambda away: away.norm, default=None)
         return Excursions(
             self.name,
@@ -209,7 +209,7 @@ class History:
             worst.norm if worst else 0.0,
             worst.median if worst else 0.0,
             worst.loss if worst else 0.0,
-            worst.earlier_loss if worst else 0.0,
+            0.0 if worst is None else worst.largest_loss if surges else worst.earlier_loss,
             self._judgeable,
             tuple(away.step for away in surges),
         )
@@ -275,7 +275,7 @@ class History:
             "noise": [self._noise, self._signal, self._noises],
             "first": [self._first_mean, self._first_loss],
             "earlier": list(self._earlier),
-            "away": [[a.step, a.norm, a.median, a.loss, a.earlier_loss, a.most, a.judged] for a in self._away],
+            "away": [[a.step, a.norm, a.median, a.own, a.earlier_loss, a.most, a.judged, a.after] for a in self._away],
             "largest_loss": self._largest_loss,
             "judgeable": self._judgeable,
         }
@@ -300,10 +300,25 @@ class _Away:
     step: int
     norm: float
     median: float
-    loss: float
+    own: float  # the loss at that step
     earlier_loss: float
     most: float  # the largest loss of the run before it
     judged: bool  # whether its past is long enough to be counted
+    after: float | None = None  # the loss at the next step
+
+    @property
+    def loss(self) -> float:
+        """The loss at that step or the next, whichever is larger."""
+        return self.own if self.after is None else _larger(self.own, self.after)
+
+    @property
+    def largest_loss(self) -> float:
+        """The largest of the run up to that step."""
+        return max(self.most, self.own)
+
+    def is_surge(self, factor: float) -> bool:
+        """Whether the step itself threw the loss up: a batch that is unlike the rest has a large loss at that step."""
+        return self.after is not None and self.most > 0 and not self.after <= factor * self.largest_loss
 
 
 def _larger(one: float, other: float) -> float:

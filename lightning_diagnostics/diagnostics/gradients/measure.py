@@ -307,10 +307,10 @@ class Excursions:
         largest: The largest norm of them.
         median: The median norm of the window before it.
         loss: The loss at that step, or after it.
-        earlier_loss: The largest loss of the window before it.
+        earlier_loss: The largest loss of the window before it; for a surge of the run up to it.
         values: Steps with a past that is long enough to judge by.
-        surges: Of these, or before there was a past to count by, those after which the loss was far above all of the
-            run; then the numbers are of the largest of them.
+        surges: Of these, or before there was a past to count by, those after which the loss was at once far above all
+            of the run; then the numbers are of the largest of them.
     """
 
     optimizer: str

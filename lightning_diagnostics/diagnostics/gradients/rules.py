@@ -95,7 +95,7 @@ class Limits:
     exploding_surge: float = limit(
         3.0,
         key="exploding-gradient.surge",
-        meaning="loss (at such a step or the next) over the largest loss of the run before it, from which on one such "
+        meaning="loss at the step after such a step over the largest loss of the run up to it, above which one such "
         "step is enough",
         source=_SWEEP,
         low=1.0,
@@ -342,10 +342,11 @@ def exploding_gradient(measured: "Excursions", limits: Limits) -> Verdict:
     """The gradient norm jumps far above its own past, and the loss with it.
 
     ## What it means
-    The norm (before clipping) was more than a hundred times the median of the window before, and the loss, at that step
-    or the next, either more than three times the largest of the run so far (once is enough), or above every loss of
-    that window, several times within a window. Large norms alone are no illness: healthy networks have single spikes,
-    and clipped recurrent ones norms in the hundreds.
+    The norm (before clipping) was more than a hundred times the median of the window before, and the loss either went
+    to more than three times the largest of the run at the very next step (once is enough), or was above every loss of
+    that window at that step or the next, several times within a window. Large norms alone are no illness: healthy
+    networks have single spikes, clipped recurrent ones norms in the hundreds, and a first reward or an outlier raises
+    norm and loss at one step.
 
     ## Why it matters
     Each such step throws the weights off, and what was learned before it is lost; in the end the loss is NaN.
@@ -367,8 +368,8 @@ def exploding_gradient(measured: "Excursions", limits: Limits) -> Verdict:
         places = f"step {steps[0]}" if len(steps) == 1 else f"{len(steps)} steps"
         loss = f"{measured.loss:.3g}" if math.isfinite(measured.loss) else "NaN or infinity"
         message = (
-            f"At {places} the gradient norm was {how}, and the loss went to {loss}, from at most "
-            f"{measured.earlier_loss:.3g} over the window before."
+            f"At {places} the gradient norm was {how}, after which the loss went to {loss}, from at most "
+            f"{measured.earlier_loss:.3g} before."
         )
     else:
         message = f"At {count} steps the gradient norm was {how}, and the loss rose above all before it."
