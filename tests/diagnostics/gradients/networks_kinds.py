@@ -476,6 +476,28 @@ class StopGradient(Triplet):
         return -torch.stack(near).mean()
 
 
+class Bootstrap(StopGradient):
+    """The goal is of a copy that follows slowly and is in the optimizer with the rest (Grill et al. 2020)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = copy.deepcopy(self.net)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        with torch.no_grad():
+            for slow, fast in zip(self.slow.parameters(), self.net.parameters(), strict=True):
+                slow.lerp_(fast, 0.03)
+        views = [batch[0] + 0.1 * torch.randn_like(batch[0]) for _ in range(2)]
+        with torch.no_grad():
+            goals = [self.slow(view) for view in reversed(views)]
+        guesses = [self.predict(self(view)) for view in views]
+        near = [functional.cosine_similarity(guess, goal).mean() for guess, goal in zip(guesses, goals, strict=True)]
+        return -torch.stack(near).mean()
+
+    def configure_optimizers(self) -> Any:
+        return self.adam(self.parameters())
+
+
 # Policies.
 
 
@@ -520,6 +542,55 @@ class DeepQ(Classifier):
         return torch.optim.Adam(self.net.parameters(), lr=3e-3)
 
 
+class DeepQInOptimizer(DeepQ):
+    """The optimizer has the copy as well."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
+
+
+class SparseReward(Classifier):
+    """A walk along 20 places, of which the last earns: until it is first met the network learns that nothing does."""
+
+    places, reward = 20, 10.0
+
+    def __init__(self) -> None:
+        super().__init__(stack([self.places, 64, 2]))
+        self.target = copy.deepcopy(self.net)
+        self.memory: list[tuple[int, int, int]] = []
+
+    def play(self, place: int) -> int:
+        """One step, of which half are drawn by chance."""
+        with torch.no_grad():
+            action = int(self(functional.one_hot(torch.tensor(place), self.places).float()).argmax())
+        if torch.rand(()) < 0.5:
+            action = int(torch.randint(2, ()))
+        after = min(max(place + 2 * action - 1, 0), self.places - 1)
+        self.memory.append((place, action, after))
+        return 0 if after == self.places - 1 else after
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.global_step % 50 == 0:
+            self.target.load_state_dict(self.net.state_dict())
+        place = self.memory[-1][2] % (self.places - 1) if self.memory else 0
+        for _ in range(4):
+            place = self.play(place)
+        chosen = torch.tensor(self.memory)[torch.randint(len(self.memory), (32,))]
+        place, action, after = chosen.unbind(1)
+        end = after == self.places - 1
+        with torch.no_grad():
+            best = self.target(functional.one_hot(after, self.places).float()).amax(1)
+        goal = self.reward * end.float() + 0.9 * best * ~end
+        value = self(functional.one_hot(place, self.places).float()).gather(1, action[:, None])[:, 0]
+        return functional.mse_loss(value, goal)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("score", self(torch.eye(self.places)).argmax(1)[-10:-1].float().mean())
+
+    def configure_optimizers(self) -> Any:
+        return self.adam(self.parameters())
+
+
 # Derivatives of derivatives, and functions that have none.
 
 
@@ -543,10 +614,10 @@ class Curvature(Classifier):
 
 
 class Potential(Classifier):
-    """A force is the slope of a potential, whose level is of no consequence: the last layer has no bias."""
+    """A force is the slope of a potential, whose level is of no consequence: a last bias has no gradient."""
 
-    def __init__(self) -> None:
-        super().__init__(nn.Sequential(*stack([10, 32, 32, 1], act=nn.Tanh)[:-1], nn.Linear(32, 1, bias=False)))
+    def __init__(self, bias: bool = False) -> None:
+        super().__init__(nn.Sequential(*stack([10, 32, 32, 1], act=nn.Tanh)[:-1], nn.Linear(32, 1, bias=bias)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         place = batch[0].clone().requires_grad_()
@@ -719,10 +790,14 @@ PROGRAMS = (
     Program(TeacherWithGradient),
     Program(Momentum, digits, 8, 0.85),
     Program(StopGradient, digits, 8, 0.7),
+    Program(Bootstrap, digits, 8, 0.7),
     Program(Reinforce, epochs=20, bar=0.6),
     Program(DeepQ, epochs=20, bar=0.85),
+    Program(DeepQInOptimizer, epochs=20, bar=0.85),
+    Program(SparseReward, epochs=25, bar=0.6),
     Program(Curvature, epochs=20, bar=0.7),
     Program(Potential, diabetes, 15, 0.45, settings=WITH_GRADIENTS),
+    Program(partial(Potential, True), diabetes, 15, 0.45, "potential_with_last_bias", WITH_GRADIENTS),
     Program(Quantised),
     Program(Binary, standardised_digits, 8, 0.8),
     Program(Codebook, epochs=15, bar=0.3),

@@ -210,11 +210,12 @@ class Scaled(Classifier):
 class HeavyTails(Classifier):
     """A regression whose targets have outliers, with a squared loss."""
 
-    def build(self) -> nn.Module:
-        return stack([64, 64, 1])
+    def __init__(self, freedom: float = 2.0) -> None:
+        super().__init__(stack([64, 64, 1]))
+        self.noise = torch.distributions.StudentT(freedom)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        noise = torch.distributions.StudentT(2.0).sample(batch[1].shape)
+        noise = self.noise.sample(batch[1].shape)
         return functional.mse_loss(self(batch[0])[:, 0], batch[1] + noise)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -411,6 +412,7 @@ PROGRAMS = (
     Program(partial(Scaled, 1e4), bar=0.9, label="loss_times_10000"),
     Program(partial(Scaled, 1e-5), bar=0.85, label="loss_over_100000"),
     Program(HeavyTails, epochs=12, bar=0.3),
+    Program(partial(HeavyTails, 1.5), epochs=20, bar=0.1, label="heavier_tails"),
     Program(NewTask, epochs=12, bar=0.85),
     Program(Transferred, bar=0.8),
     Program(FrozenInOptimizer, epochs=10, bar=0.8),

@@ -52,6 +52,21 @@ class FiveSigmoids(Patient):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class DeepTanh(Patient):
+    """Sixteen layers of tanh whose weights are five times too small: all gradients vanish but those of the last."""
+
+    def build(self) -> nn.Module:
+        net = stack([64, *[64] * 16, 10], act=nn.Tanh)
+        for layer in net:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight, gain=0.3 if self.sick else nn.init.calculate_gain("tanh"))
+                nn.init.zeros_(layer.bias)
+        return net
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
 class Recurrent(Patient):
     """A regression on pixels in pairs: the state's gain is above one, and nothing clips its gradient."""
 
@@ -75,6 +90,26 @@ class Recurrent(Patient):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.03)
+
+
+class ReluRecurrent(Recurrent):
+    """Nothing bounds the state of ReLU: a single step is enough, and the next loss is beyond float32."""
+
+    gain, rate = 1.0, 0.15
+
+    def build(self) -> nn.Module:
+        self.rnn = nn.RNN(2, 64, batch_first=True, nonlinearity="relu")
+        nn.init.orthogonal_(self.rnn.weight_hh_l0, gain=self.gain)
+        return nn.Linear(64, 1)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.rate)
+
+
+class ReluRecurrentSteep(ReluRecurrent):
+    """It may be the first twenty steps, in which there is no window to compare with."""
+
+    gain, rate = 1.2, 0.07
 
 
 class RateTooLarge(Patient):
@@ -294,7 +329,10 @@ BROKEN = frozenset({"GRD101"})
 CASES = (
     Case(DeepSigmoid, "GRD104", "net.0.weight", data=standardised_digits),
     Case(FiveSigmoids, "GRD104", "net.0.weight", data=standardised_digits),
+    Case(DeepTanh, "GRD104", "net.0.weight", data=standardised_digits),
     Case(Recurrent, "GRD105", "SGD", (20, 120), others=BROKEN, epochs=8, bar=0.25),
+    Case(ReluRecurrent, "GRD105", "SGD", (5, 105), others=BROKEN, bar=0.2),
+    Case(ReluRecurrentSteep, "GRD105", "SGD", (5, 60), others=BROKEN, bar=0.2),
     Case(RateTooLarge, "GRD105", "SGD", (20, 120), others=BROKEN, epochs=6, bar=0.3),
     Case(ForgottenBackbone, "GRD103", "backbone"),
     Case(ReplacedLater, "GRD103", "head"),

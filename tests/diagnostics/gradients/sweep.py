@@ -40,7 +40,7 @@ class Extremes:
     Attributes:
         layers: How many weights lie in a row of depth.
         ratio: The smallest gradient of the first weight over the last, in a stretch of eight looks the largest.
-        ratio_update: The update ratio of the first weight over the median, in that stretch the largest.
+        ratio_update: The update ratio of the first weight over the median or that of the last, in that stretch at most.
         update: The same in the stretch that comes nearest to both limits at once.
         update_ratio: The gradient ratio in it.
         away: By factor, the steps of a window whose norm was that far above the median before it, at most.
@@ -50,7 +50,8 @@ class Extremes:
         spike: The largest norm over the median of the window before it, while the loss rose above all of that window.
         run_spike: The same while the loss rose above all of the run before it, from five steps on.
         run_rise: The largest loss over all of the run before it, where the norm is over 30 times its median.
-        surge: The largest multiple of its first value that norm and loss both rose to at one step.
+        leap: The largest norm over that median, where the next loss was above all of the run by the factor of a surge.
+        leap_rise: The largest next loss over all of the run up to it, where the norm was an excursion.
         cv: The largest coefficient of variation over a full window.
         bouncing: The same while the loss does not fall.
         fallen: The mean norm of a window over that of the first, at least.
@@ -69,7 +70,8 @@ class Extremes:
     spike: float = 0.0
     run_spike: float = 0.0
     run_rise: float = 0.0
-    surge: float = 0.0
+    leap: float = 0.0
+    leap_rise: float = 0.0
     cv: float = 0.0
     bouncing: float = 0.0
     fallen: float = math.inf
@@ -109,9 +111,6 @@ class Measuring(GradientNormMonitor):
     def _spikes(self, before: list[Taken], taken: Taken) -> None:
         """Judge the step before the last, whose next loss is known by now."""
         before.append(taken)
-        first, loss = before[0], taken.loss
-        if first.loss is not None and first.loss > 0 < first.norm and loss is not None and math.isfinite(taken.norm):
-            self.extremes.surge = max(self.extremes.surge, min(loss / first.loss, taken.norm / first.norm))
         if len(before) < 7:
             return
         *past, spike, after = before
@@ -120,11 +119,18 @@ class Measuring(GradientNormMonitor):
         after_all = [math.inf if one.loss is None or math.isnan(one.loss) else one.loss for one in (spike, after)]
         if not norms or not losses or spike.loss is None or not math.isfinite(spike.norm):
             return
-        factor, worst = spike.norm / (statistics.median(norms) or math.inf), self.extremes
+        factor, worst, limits = spike.norm / (statistics.median(norms) or math.inf), self.extremes, self._limits
+        rise = max(after_all) / max(losses) if max(losses) > 0 else 0.0
         if max(after_all) > max(losses):
             worst.run_spike = max(worst.run_spike, factor)
             if factor > FACTORS[1]:
-                worst.run_rise = max(worst.run_rise, max(after_all) / max(losses) if max(losses) > 0 else math.inf)
+                worst.run_rise = max(worst.run_rise, rise)
+        most = max(*losses, spike.loss)
+        leap = after_all[1] / most if most > 0 else 0.0
+        if leap > limits.exploding_surge:
+            worst.leap = max(worst.leap, factor)
+        if factor > limits.exploding_factor:
+            worst.leap_rise = max(worst.leap_rise, leap)
         if len(norms) >= self._limits.exploding_past and max(after_all) > max(losses[-self.window :]):
             worst.spike = max(worst.spike, factor)
 
@@ -205,7 +211,7 @@ def table(programs: Sequence[Program]) -> Iterator[str]:
     """The lines of the table, in Markdown."""
     titles = (
         *("network", "score", "weights", "first/last (update)", "nearest (update)", "steps far above", "loss rose"),
-        *("highest, loss over window", "highest, loss over run (rise)", "surge"),
+        *("highest, loss over window", "highest, loss over run (rise)", "then tripled (rise)"),
         *("clipped (factor)", "CV", "CV, loss not falling", "norm fell to", "at a large loss", "notes", "findings"),
     )
     yield "| " + " | ".join(titles) + " |"
@@ -239,7 +245,7 @@ def _row(program: Program, runs: Sequence[Result]) -> str:
         " / ".join(str(max(e.risen[factor] for e in found)) for factor in FACTORS),
         f"{max(e.spike for e in found):.2g}",
         f"{max(e.run_spike for e in found):.2g} ({max(e.run_rise for e in found):.2g})",
-        f"{max(e.surge for e in found):.2g}",
+        f"{max(e.leap for e in found):.2g} ({max(e.leap_rise for e in found):.2g})",
         f"{max(clipped):.0%} ({min(e.factor for e in found):.2g})" if clipped else "-",
         f"{max(e.cv for e in found):.2f}",
         f"{max(e.bouncing for e in found):.2f}" if any(e.bouncing for e in found) else "-",

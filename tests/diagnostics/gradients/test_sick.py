@@ -44,6 +44,14 @@ def test_an_explosion_is_dated_before_the_numbers_that_are_not_finite() -> None:
     assert first["GRD105"] < first["GRD101"]
 
 
+def test_an_explosion_within_the_first_steps_takes_one_that_the_next_loss_tells_of() -> None:
+    case = next(case for case in sick.CASES if case.make is sick.ReluRecurrentSteep)
+    (right,) = [finding for finding in found(case, 1, ill=True)[0] if finding.code == case.code]
+    assert right.first_step < 20
+    assert str(right.evidence["steps"]).startswith(str(right.first_step))
+    assert "after which the loss went to" in right.message
+
+
 @pytest.mark.slow
 @every_case
 def test_a_mistake_is_found_when_every_step_is_looked_at(case: sick.Case) -> None:
