@@ -358,7 +358,7 @@ def test_nobody_is_accused_in_an_evaluation_alone(name: str, entry: str) -> None
 
 
 @pytest.mark.slow
-@every
+@pytest.mark.parametrize("name", SILENT)
 def test_fix_mends_nothing(name: str) -> None:
     without, mended = sick.made(SILENT[name], sick=False), sick.made(SILENT[name], sick=False)
     sick.run(without, max_epochs=3)
