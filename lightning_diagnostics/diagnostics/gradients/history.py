@@ -184,14 +184,14 @@ class History:
         """A step stands out if its norm is far above the median, and the loss then, or next, above all before it."""
         known = [seen.norm for seen in self._recent if math.isfinite(seen.norm)]
         losses = [seen.loss for seen in self._recent if seen.loss is not None and math.isfinite(seen.loss)]
-        if min(len(known), len(losses)) < min(self.past, self.surge_past) or taken.loss is None:
+        past = min(len(known), len(losses))
+        if past < min(self.past, self.surge_past) or taken.loss is None:
             return
-        enough = min(len(known), len(losses)) >= self.past
-        self._judgeable += enough
+        self._judgeable += past >= self.past
         median = plain.median(known)
-        if norm > self.factor * median > 0 and (enough or len(losses) >= self.surge_past):
+        if norm > self.factor * median > 0:
             most = self._largest_loss if self._largest_loss is not None else math.inf
-            self._away.append(_Away(taken.step, norm, median, taken.loss, max(losses), most, enough))
+            self._away.append(_Away(taken.step, norm, median, taken.loss, max(losses), most, past))
 
     def _before_last_step(self) -> int | None:
         return self._recent[-1].step if self._recent else None
@@ -200,8 +200,8 @@ class History:
         """The steps of the window that stand out."""
         first = self._recent[0].step if self._recent else 0
         recent = [away for away in self._away if away.step >= first]
-        out = [away for away in recent if away.judged and not away.loss <= away.earlier_loss]
-        surges = [away for away in recent if away.is_surge(self.surge)]
+        out = [away for away in recent if away.past >= self.past and not away.loss <= away.earlier_loss]
+        surges = [away for away in recent if away.past >= self.surge_past and away.is_surge(self.surge)]
         worst = max(surges or out, key=lambda away: away.norm, default=None)
         return Excursions(
             self.name,
@@ -275,7 +275,7 @@ class History:
             "noise": [self._noise, self._signal, self._noises],
             "first": [self._first_mean, self._first_loss],
             "earlier": list(self._earlier),
-            "away": [[a.step, a.norm, a.median, a.own, a.earlier_loss, a.most, a.judged, a.after] for a in self._away],
+            "away": [[a.step, a.norm, a.median, a.own, a.earlier_loss, a.most, a.past, a.after] for a in self._away],
             "largest_loss": self._largest_loss,
             "judgeable": self._judgeable,
         }
@@ -303,7 +303,7 @@ class _Away:
     own: float  # the loss at that step
     earlier_loss: float
     most: float  # the largest loss of the run before it
-    judged: bool  # whether its past is long enough to be counted
+    past: int  # steps that it was compared with
     after: float | None = None  # the loss at the next step
 
     @property
