@@ -290,6 +290,119 @@ def test_the_worst_of_the_window_is_told_and_older_ones_leave_it() -> None:
     assert excursions(norms, losses).steps == ()
 
 
+# Surges, of which one is enough.
+
+SURGE, SURGE_PAST = 4.0, 3
+
+
+def surges(
+    norms: Sequence[float], losses: Sequence[float | None], *, past: int = PAST, window: int = WINDOW
+) -> Excursions:
+    made = History("SGD", window, FACTOR, past, surge=SURGE, surge_past=SURGE_PAST)
+    for index, (norm, loss) in enumerate(zip(norms, losses, strict=True)):
+        made.take(taken(norm, index, loss=loss))
+    return made.excursions()
+
+
+@pytest.mark.parametrize(("norm", "away"), [(9.9, False), (10.0, False), (10.1, True), (NAN, False), (INF, False)])
+@pytest.mark.parametrize(
+    ("after", "up"), [(3.9, False), (4.0, False), (4.1, True), (NAN, True), (INF, True), (-9.0, False), (None, False)]
+)
+def test_a_step_is_a_surge_by_its_norm_and_the_next_loss(
+    norm: float, away: bool, after: float | None, up: bool
+) -> None:
+    found = surges([*CALM, norm, 1.0], [*CALM, 0.5, after])
+    assert found.surges == ((PAST,) if away and up else ())
+    if found.surges:
+        assert (found.largest, found.median, found.earlier_loss) == (norm, 1.0, 1.0)
+        assert after is not None
+        assert found.loss == after or math.isnan(after)
+
+
+@pytest.mark.parametrize("norm", [NAN, INF, 1e9, 0.0])
+def test_the_step_after_a_surge_may_have_any_norm(norm: float) -> None:
+    assert surges([*CALM, 20.0, norm], [*CALM, 1.0, NAN]).surges == (PAST,)
+
+
+def test_before_the_next_step_it_is_no_surge() -> None:
+    assert surges([*CALM, 20.0], [*CALM, 99.0]).surges == ()
+
+
+def test_a_loss_that_is_large_at_that_step_is_of_its_batch() -> None:
+    assert surges([*CALM, 20.0, 1.0], [*CALM, 99.0, 99.0]).surges == ()
+    assert surges([*CALM, 20.0, 1.0], [*CALM, 99.0, 396.0]).surges == ()
+    found = surges([*CALM, 20.0, 1.0], [*CALM, 99.0, 397.0])
+    assert (found.surges, found.loss, found.earlier_loss) == ((PAST,), 397.0, 99.0)
+
+
+def test_a_loss_that_leaps_two_steps_later_is_of_another_cause() -> None:
+    assert surges([*CALM, 20.0, 1.0, 1.0], [*CALM, 1.0, 1.0, NAN]).surges == ()
+
+
+def test_the_largest_loss_is_of_the_whole_run() -> None:
+    calm = [1.0] * 30
+    for first, up in ((9.9, True), (10.0, False), (NAN, True), (INF, True)):
+        found = surges([*calm, 20.0, 1.0], [first, *calm[1:], 1.0, 40.0])
+        assert (found.surges == (30,)) is up, first
+
+
+@pytest.mark.parametrize("loss", [-1.0, 0.0])
+def test_losses_that_are_not_above_zero_have_no_multiple(loss: float) -> None:
+    quiet = [loss] * PAST
+    assert surges([*CALM, 20.0, 1.0], [*quiet, loss, 1e9]).surges == ()
+    assert surges([*CALM, 20.0, 1.0], [*quiet, loss, NAN]).surges == ()
+    assert surges([*CALM, 20.0, 1.0], [*quiet[1:], 0.1, loss, NAN]).surges == (PAST,)
+
+
+@pytest.mark.parametrize(("past", "up"), [(SURGE_PAST - 1, False), (SURGE_PAST, True)])
+def test_a_surge_takes_a_shorter_past_than_an_excursion_that_is_counted(past: int, up: bool) -> None:
+    calm = [1.0] * past
+    found = surges([*calm, 20.0, 1.0], [*calm, 1.0, 9.0])
+    assert (found.surges, found.steps, found.values) == ((past,) if up else (), (), 0)
+    assert surges([*calm, 20.0, 1.0], [None, *calm[1:], 1.0, 9.0]).surges == ()
+    assert surges([NAN, *calm[1:], 20.0, 1.0], [*calm, 1.0, 9.0]).surges == ()
+
+
+def test_a_surge_takes_its_past_where_those_that_are_counted_take_less() -> None:
+    found = surges([1.0, 1.0, 20.0, 1.0], [1.0, 1.0, 1.0, 9.0], past=2)
+    assert (found.surges, found.steps) == ((), (2,))
+    assert surges([1.0, 1.0, 1.0, 20.0, 1.0], [1.0, 1.0, 1.0, 1.0, 9.0], past=2).surges == (3,)
+
+
+def test_the_largest_of_the_surges_is_told_though_others_went_further() -> None:
+    norms, losses = [1.0] * 20, [1.0] * 20
+    for index, norm, after in ((6, 20.0, 5.0), (9, 30.0, 21.0), (12, 40.0, 22.0)):
+        norms[index], losses[index + 1] = norm, after
+    found = surges(norms, losses)
+    assert (found.steps, found.surges) == ((9, 12), (9,))
+    assert (found.largest, found.loss, found.earlier_loss) == (30.0, 21.0, 5.0)
+
+
+def test_surges_leave_the_window() -> None:
+    for rest, up in ((WINDOW - 2, True), (WINDOW - 1, False)):
+        tail = [1.0] * rest
+        assert bool(surges([*CALM, 20.0, 1.0, *tail], [*CALM, 1.0, NAN, *tail]).surges) is up
+
+
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_a_surge_is_seen_after_a_resume_anywhere(cut: int) -> None:
+    words: dict[str, Any] = {"surge": SURGE, "surge_past": SURGE_PAST}
+    steps = [taken(norm, index, loss=loss) for index, (norm, loss) in enumerate(zip(*LEAP, strict=True))]
+    made = History("SGD", WINDOW, FACTOR, PAST, **words)
+    for step in steps[:cut]:
+        made.take(step)
+    resumed = History("SGD", WINDOW, FACTOR, PAST, **words)
+    resumed.load(through_a_file(made.state()))
+    for step in steps[cut:]:
+        resumed.take(step)
+    found = resumed.excursions()
+    assert (found.surges, found.loss, found.earlier_loss) == ((5,), 9.0, 2.0)
+
+
+LEAP = ([1.0] * 5 + [20.0, 1.0, 1.0], [2.0, 1.0, 1.0, 1.0, 1.0, 0.5, 9.0, 1.0])
+"""Norms and losses of steps of which the sixth throws the loss up."""
+
+
 # Noise.
 
 

@@ -35,7 +35,7 @@ NAN, INF = float("nan"), float("inf")
 # Of the tests; those of the package come from the sweep and from arithmetic.
 NUMBERS: dict[str, Any] = {"missing_batches": 6, "missing_steps": 3, "unoptimized_batches": 5}
 NUMBERS |= {"vanishing_ratio": 0.01, "vanishing_update": 0.1, "vanishing_looks": 3, "vanishing_layers": 4}
-NUMBERS |= {"exploding_factor": 50.0, "exploding_steps": 3, "exploding_past": 20}
+NUMBERS |= {"exploding_factor": 50.0, "exploding_steps": 3, "exploding_past": 20, "exploding_surge": 5.0}
 NUMBERS |= {"stuck_share": 0.001, "stuck_loss": 0.5, "stuck_steps": 4, "bouncing_cv": 2.0}
 NUMBERS |= {"clipped_share": 0.75, "clipped_factor": 0.0625}
 
@@ -45,6 +45,7 @@ ALONE = Untrained("head.scale", ("head.scale",), 1, "Adam", 6, 3, 0)
 MANY = tuple(f"net.{index}.weight" for index in range(6))
 DEEP = Depth("SGD", "net.0.weight", "net.10.weight", 6, (0.001, 0.00987, 0.0001), (0.01, 0.02, 0.0876), 40)
 AWAY = Excursions("SGD", (10, 14, 19), 1234.5678, 2.345, 9.87654321, 4.0, 33)
+SURGE = Excursions("SGD", (10, 14), 1234.5678, 2.345, 987.654321, 4.0, 33, (14,))
 CALM = OptimizerGradients(
     layer="Adam",
     step=99,
@@ -277,6 +278,43 @@ def test_a_gradient_that_explodes_is_described_whole() -> None:
     )
 
 
+def test_a_single_step_that_threw_the_loss_up_is_described_whole() -> None:
+    assert diagnosis(exploding_gradient, SURGE) == Diagnosis(
+        Severity.WARNING,
+        "SGD",
+        14,
+        "At step 14 the gradient norm was more than 50 times its median (up to 1.23e+03, median 2.35), after which the "
+        "loss went to 988, from at most 4 before.",
+        "clip the gradients, say Trainer(gradient_clip_val=5), or lower the learning rate.",
+        {
+            "steps": "14",
+            "largest_norm": 1235.0,
+            "median_norm": 2.345,
+            "loss": 987.7,
+            "largest_loss_before": 4.0,
+            "exploding-gradient.factor": 50.0,
+            "exploding-gradient.surge": 5.0,
+        },
+    )
+
+
+@pytest.mark.parametrize(("loss", "word"), [(NAN, "nan"), (INF, "inf")])
+def test_several_steps_that_end_in_no_number_are_described_whole(loss: float, word: str) -> None:
+    said = diagnosis(exploding_gradient, but(SURGE, surges=(3, 4, 6), steps=(4,), loss=loss))
+    assert said.message == (
+        "At 3 steps the gradient norm was more than 50 times its median (up to 1.23e+03, median 2.35), after which the "
+        "loss went to NaN or infinity, from at most 4 before."
+    )
+    assert (said.first_step, said.evidence["steps"], said.evidence["loss"]) == (3, "3, 4, 6", word)
+
+
+def test_a_surge_is_told_of_rather_than_steps_that_are_counted() -> None:
+    said = diagnosis(exploding_gradient, but(AWAY, surges=(14,)))
+    assert (said.first_step, said.evidence["steps"]) == (14, "14")
+    assert "exploding-gradient.steps" not in said.evidence
+    assert "exploding-gradient.surge" not in diagnosis(exploding_gradient, AWAY).evidence
+
+
 @pytest.mark.parametrize(("count", "said"), [(0, False), (2, False), (3, True), (4, True)])
 def test_single_excursions_are_no_illness(count: int, said: bool) -> None:
     found = verdict(exploding_gradient, but(AWAY, steps=tuple(range(count))))
@@ -454,6 +492,7 @@ def test_a_window_of_which_some_steps_are_not_known_to_be_clipped_is_not_judged(
 SICK = [
     *((nonfinite_gradient, but(BROKEN, loss=NAN)), (missing_gradient, UNTRAINED), (parameter_not_optimized, UNTRAINED)),
     *((vanishing_gradient, DEEP), (exploding_gradient, but(AWAY, loss=INF)), (stuck_gradient, STUCK)),
+    (exploding_gradient, but(SURGE, loss=NAN)),
     *((bouncing_gradient, BOUNCING), (always_clipped, CLIPPED)),
 ]
 HEALTHY = [(rule, CALM) for rule in (stuck_gradient, bouncing_gradient, always_clipped)]

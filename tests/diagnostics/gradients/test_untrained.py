@@ -10,8 +10,8 @@ from lightning_diagnostics.diagnostics.gradients.parameters import Parameter
 from lightning_diagnostics.diagnostics.gradients.untrained import Missing, Unoptimized
 
 
-def parameter(name: str, elements: int = 10, *, trains: bool = True) -> Parameter:
-    return Parameter(name, name.rpartition(".")[0], elements, matrix=True, table=False, trains=trains, half_ulp=None)
+def parameter(name: str, elements: int = 10, *, trains: bool = True, matrix: bool = True) -> Parameter:
+    return Parameter(name, name.rpartition(".")[0], elements, matrix=matrix, table=False, trains=trains, half_ulp=None)
 
 
 NAMES = ("a.0.weight", "a.0.bias", "a.1.weight", "b.weight")
@@ -109,6 +109,67 @@ def test_after_a_resume_it_waits_on() -> None:
         each.expect(ALL, step=30, batches=16, steps={"SGD": 9})
         each.receive(["a.1.weight"])
     assert waiting(resumed) == waiting(missing) != []
+    assert resumed.state() == missing.state()
+
+
+WITH_BIASES = {**KNOWN, "a.0.bias": parameter("a.0.bias", 100, matrix=False)}
+
+
+def of_biases(*received: str, known: Any = WITH_BIASES) -> list[str]:
+    """The parameters that are said to wait where these have received a gradient."""
+    missing = Missing()
+    missing.expect(ALL, step=0, batches=0, steps={})
+    missing.receive(received)
+    return [name for each in waiting(missing, known=known) for name in each.parameters]
+
+
+def test_the_bias_of_a_layer_that_learns_may_have_no_gradient() -> None:
+    assert of_biases("a.0.weight", "a.1.weight", "b.weight") == []
+    assert of_biases("a.1.weight", "b.weight") == ["a.0.weight", "a.0.bias"]  # another layer's does not count
+    assert of_biases("a.0.weight", "b.weight") == ["a.1.weight"]
+
+
+def test_a_matrix_of_a_layer_that_learns_has_a_gradient() -> None:
+    assert of_biases("a.0.weight", "a.1.weight", "b.weight", known=KNOWN) == ["a.0.bias"]
+    assert of_biases("a.0.bias", "a.1.weight", "b.weight") == ["a.0.weight"]
+
+
+def test_what_moves_without_a_gradient_is_an_average_of_other_weights() -> None:
+    missing = Missing()
+    missing.expect(ALL, step=3, batches=4, steps={"SGD": 2})
+    missing.receive(["b.weight"])
+    assert missing.waiting == {"a.0.weight", "a.0.bias", "a.1.weight"}
+    missing.see({"a.0.weight": 1.0, "a.0.bias": 2.0, "a.1.weight": 3.0})
+    assert missing.waiting == {"a.0.weight", "a.0.bias", "a.1.weight"}
+    missing.see({"a.0.weight": 1.0, "a.0.bias": 2.0, "a.1.weight": 3.0000001})
+    assert missing.waiting == {"a.0.weight", "a.0.bias"}
+    assert waiting(missing) == [Untrained("a.0", ("a.0.weight", "a.0.bias"), 110, "SGD", 16, 18, 3)]
+    missing.see({"a.1.weight": 3.0, "a.0.bias": float("nan")})  # back again, and broken
+    assert missing.waiting == {"a.0.weight"}
+
+
+def test_what_moves_from_its_first_value_is_seen_however_slowly() -> None:
+    missing = Missing()
+    missing.expect(ALL, step=0, batches=0, steps={})
+    missing.see({"b.weight": 1.0})
+    missing.see({})  # another look, at which it was not read
+    missing.see({"b.weight": 1.5})
+    assert "b.weight" not in missing.waiting
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_after_a_resume_movement_without_a_gradient_is_still_seen(cut: int) -> None:
+    missing, resumed = Missing(), Missing()
+    seen = [{"a.0.weight": 1.0, "a.1.weight": 3.0}, {"a.0.weight": 1.5, "a.1.weight": 3.0}]
+    missing.expect(ALL, step=0, batches=0, steps={})
+    missing.receive(["b.weight"])
+    for values in seen[:cut]:
+        missing.see(values)
+    resumed.load(json.loads(json.dumps(missing.state())))
+    for values in [*seen[cut:], {"a.0.weight": 1.0, "a.1.weight": 3.0}]:
+        missing.see(values)
+        resumed.see(values)
+    assert resumed.waiting == missing.waiting == {"a.0.bias", "a.1.weight"}
     assert resumed.state() == missing.state()
 
 
