@@ -13,6 +13,9 @@ from lightning_diagnostics.diagnostics.gradients.parameters import Parameter
 _TINY = 1e-8
 """A norm of weights that is too small to divide by."""
 
+_GROWING = 0.1
+"""Root mean square of weights over the median one, below which they are still to grow, as a head that began at zero."""
+
 
 def update_ratio(look: ParameterLook | None) -> float | None:
     """The norm of the change of a weight over its norm before; None if not measured, or if the weight is nothing."""
@@ -59,7 +62,7 @@ class DepthHistory:
             return
         near = each[last.name] / last.elements
         gradient = math.sqrt(each[first.name] / first.elements / near) if near > 0 else math.nan
-        usual = max(statistics.median(ratios), update_ratio(looks.get(last.name)) or 0.0)  # the median may vanish, too
+        usual = max(statistics.median(ratios), _of_grown(last, judged, looks))  # the median may vanish, too
         update = own / usual if usual > 0 else math.nan
         if math.isfinite(gradient) and math.isfinite(update):
             self._looks.append((step, gradient, update))
@@ -81,3 +84,15 @@ class DepthHistory:
         """Take up what `state` gave."""
         self._ends = tuple(state["ends"]) if state["ends"] else None
         self._looks.extend((step, gradient, update) for step, gradient, update in state["looks"])
+
+
+def _of_grown(weight: Parameter, others: Sequence[Parameter], looks: Mapping[str, ParameterLook]) -> float:
+    """The update ratio of a weight; zero if it is not known, or large only because the weight is small as yet."""
+    sizes = {
+        each.name: look.weight / each.elements
+        for each in others
+        if (look := looks.get(each.name)) is not None and look.weight is not None
+    }
+    if weight.name not in sizes or not sizes[weight.name] >= _GROWING**2 * statistics.median(sizes.values()):
+        return 0.0
+    return update_ratio(looks[weight.name]) or 0.0

@@ -284,7 +284,8 @@ class Depth:
         ratios: At each of the last looks, oldest first: the root mean square gradient of the first over that of the
             last.
         updates: The update ratio of the first at those looks, over the median of all or that of the last, whichever is
-            larger: where all layers but a few vanish, the median does, too.
+            larger: where all layers but a few vanish, the median does, too. The last counts only if its weights are not
+            far smaller than the median ones: a head that began at zero moves fast for its size.
         since: The first of those looks.
     """
 

@@ -294,8 +294,8 @@ def vanishing_gradient(measured: "Depth", limits: Limits) -> Verdict:
     ## What it means
     At each of the last looks, the root mean square gradient of the weights furthest from the loss was a small part of
     that of the nearest, and their update ratio (the change of the weights over the weights) a small part of the median
-    one or of the nearest's, whichever is larger. Both are ratios within one step: they do not depend on the scale of
-    the loss or on the learning rate.
+    one or of the nearest's, whichever is larger (a head that began at zero is left out as long as it is small). Both
+    are ratios within one step: they do not depend on the scale of the loss or on the learning rate.
 
     ## Why it matters
     The first layers stay as they were initialised, and the rest learns from random features.

@@ -22,7 +22,7 @@ from tests.diagnostics.activations.dense import stack
 from tests.diagnostics.activations.sequences import Gpt
 from tests.diagnostics.activations.unusual import Adversarial, Contrastive, Triplet
 from tests.diagnostics.gradients.networks_data import Batch, Classifier, Loaders, Program, digits
-from tests.diagnostics.gradients.networks_training import Transferred
+from tests.diagnostics.gradients.networks_training import Scheduled, Transferred
 
 # Branches that begin at zero.
 
@@ -79,6 +79,19 @@ class ZeroHead(Classifier):
         nn.init.zeros_(net[-1].weight)
         nn.init.zeros_(net[-1].bias)
         return net
+
+
+class ZeroHeadDeep(Scheduled):
+    """Six layers below it, and a warmup so long that it stays small for epochs: they learn once it has grown."""
+
+    def __init__(self, optimizer: Any) -> None:
+        super().__init__(lambda share: min(1.0, share / 1.5 + 0.002), optimizer)
+        self.net = stack([64, *[96] * 6, 10])
+        for layer in self.net:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.net[-1].weight)
 
 
 class Adapter(nn.Module):
@@ -754,6 +767,10 @@ PROGRAMS = (
     Program(ReZeroSgd, epochs=8),
     Program(ZeroNorm, images, 6, 0.7),
     Program(ZeroHead),
+    Program(partial(ZeroHeadDeep, partial(torch.optim.Adam, lr=1e-3)), standardised_digits, 15, label="deep_zero_head"),
+    Program(
+        partial(ZeroHeadDeep, partial(torch.optim.SGD, lr=0.1)), standardised_digits, 15, label="deep_zero_head_sgd"
+    ),
     Program(LoRa, epochs=8, bar=0.75),
     Program(LoRaSgd, epochs=8, bar=0.7),
     Program(thirty_residual_blocks, epochs=4),

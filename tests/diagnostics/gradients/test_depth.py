@@ -73,6 +73,17 @@ def test_the_update_is_compared_with_the_median_or_the_nearest_whichever_is_larg
     assert history((5, EACH, looks, WEIGHTS)).measured().updates == (pytest.approx(update),)
 
 
+@pytest.mark.parametrize(("size", "update"), [(0.29, 1 / 4), (0.31, 1 / 20), (30.0, 1 / 20), (None, 2 / 5)])
+def test_the_nearest_is_no_measure_while_its_weights_are_far_smaller_than_the_median_ones(
+    size: float | None, update: float
+) -> None:
+    """Root mean squares are 3, 3 and a multiple; an update that is not known leaves the median of two."""
+    looks = {"a": look(0.001, 6.0), "b": look(0.004, 30.0)}
+    looks["c"] = ParameterLook(0.0, None, 1.0) if size is None else look(0.02, 4 * size)
+    found = history((5, EACH, looks, WEIGHTS)).measured()
+    assert found.updates == (pytest.approx(update),)
+
+
 def test_where_all_but_the_nearest_vanish_so_does_the_median() -> None:
     weights = [weight(name) for name in "abcdef"]
     each = {**dict.fromkeys("abcde", 1e-8), "f": 1.0}
