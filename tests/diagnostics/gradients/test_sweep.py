@@ -9,7 +9,9 @@ from tests.helpers import accusations
 
 SEEDS = (0, 1, 2)
 EVERY_STEP = ("lbfgs_wolfe", "Finetuned", "ReZeroSgd", "RareWordsTwoOptimizers", "Toggled", "TeacherWithGradient")
-AT_LOOKS = (("heads_that_are_rare", 2), ("LoRaSgd", 0), ("SummedOverTime", 0))
+AT_LOOKS = (("heads_that_are_rare", 2), ("LoRaSgd", 0), ("SummedOverTime", 0), ("heavier_tails", 1))
+AT_LOOKS += (("SparseReward", 0), ("Bootstrap", 0), ("DeepQInOptimizer", 0), ("potential_with_last_bias", 0))
+AT_LOOKS += (("deep_zero_head", 1),)
 """Those that come nearest to a limit, with the seed that does."""
 RESTLESS = ("interpolating_with_spikes", "batches_of_one_adam", "LoRaSgd", "TopOne", "Stochastic")
 
