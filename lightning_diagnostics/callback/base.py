@@ -299,7 +299,9 @@ class DiagnosticCallback(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._finish(trainer, pl_module, f"ended by {type(exception).__name__}", step=insides.log_step(trainer))
+        ending = f"ended by {type(exception).__name__}"
+        lost = insides.is_device_lost(exception)
+        self._finish(trainer, None if lost else pl_module, ending, step=insides.log_step(trainer))
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -341,13 +343,17 @@ class DiagnosticCallback(Callback):
         if state["room"]:  # of a diagnostic that was switched off it is empty
             self.load_room_state(state["room"])
 
-    def _finish(self, trainer: Trainer, pl_module: LightningModule, ending: str, *, step: int) -> None:
-        """The run is over; whatever happens in here, nothing of ours is left behind."""
+    def _finish(self, trainer: Trainer, pl_module: LightningModule | None, ending: str, *, step: int) -> None:
+        """The run is over; whatever happens in here, nothing of ours is left behind.
+
+        Without a module nothing is taken up any more: its device would not answer.
+        """
         if not self._joined:
             return
         self._joined = False
-        with contextlib.suppress(FindingError):  # the run is over: nothing is left to be ended by it
-            self._safely(self.wind_up, trainer, pl_module)
+        if pl_module is not None:
+            with contextlib.suppress(FindingError):  # the run is over: nothing is left to be ended by it
+                self._safely(self.wind_up, trainer, pl_module)
         undecided = [] if self._off else self._safely(self.undecided) or []
         if not self.state_outlives_run:
             self._room_at_end = self._safely(self.room_state) or {}

@@ -13,7 +13,7 @@ import torch
 import torch.distributed
 from torch import nn
 
-from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
+from lightning_diagnostics.callback.namespaces import Callback, LightningModule, Trainer
 
 
 def log_step(trainer: Trainer) -> int:
@@ -153,9 +153,37 @@ def loss_scale(trainer: Trainer) -> torch.Tensor | None:
 
 
 def clips(trainer: Trainer, module: LightningModule) -> bool:
-    """Whether Lightning clips gradients, or the user's module may."""
-    hooks = ("configure_gradient_clipping", "on_before_optimizer_step")
-    return bool(trainer.gradient_clip_val) or any(is_overridden(module, hook) for hook in hooks)
+    """Whether Lightning clips gradients, or the user's module or callbacks may, before an optimizer is given them."""
+    own = is_overridden(module, "configure_gradient_clipping")
+    return bool(trainer.gradient_clip_val) or own or _hooks_before_step(trainer, module)
+
+
+def clip_norm(trainer: Trainer, module: LightningModule) -> float | None:
+    """The norm that Lightning itself clips to, if nothing else changes the gradients before a step."""
+    own = is_overridden(module, "configure_gradient_clipping") or _hooks_before_step(trainer, module)
+    if own or trainer.gradient_clip_algorithm not in (None, "norm"):
+        return None
+    return float(trainer.gradient_clip_val) if trainer.gradient_clip_val else None
+
+
+def _callbacks(trainer: Trainer) -> list[Any]:
+    return getattr(trainer, "callbacks", [])
+
+
+def _hooks_before_step(trainer: Trainer, module: LightningModule) -> bool:
+    """Whether the module or another callback has something to do between a backward pass and the step."""
+    hook = "on_before_optimizer_step"
+    others = [each for each in _callbacks(trainer) if not type(each).__module__.startswith("lightning_diagnostics.")]
+    plain = getattr(Callback, hook)
+    return is_overridden(module, hook) or any(
+        hook in vars(each) or getattr(type(each), hook, plain) is not plain for each in others
+    )
+
+
+def is_device_lost(exception: BaseException) -> bool:
+    """Whether an error leaves a device or a group of processes behind that would not answer."""
+    distributed = torch.distributed.is_available() and isinstance(exception, torch.distributed.DistError)
+    return distributed or "CUDA error" in str(exception)
 
 
 def accumulation(trainer: Trainer, batch_idx: int) -> tuple[int, int]:
@@ -193,21 +221,8 @@ def averages_over_ranks(trainer: Trainer) -> bool:
 
 def hidden_gradients(trainer: Trainer) -> str:
     """The strategy that keeps gradients where they cannot be read whole; empty if they can."""
-    name = type(trainer.strategy).__name__
-    return name if any(word in name for word in ("FSDPStrategy", "DeepSpeed")) else ""
-
-
-def own_scaler(module: LightningModule) -> bool:
-    """Whether the module has a gradient scaler of its own, in a list or an object too, whose scale gradients carry."""
-    held = list(vars(module).values())
-    for value in tuple(held):
-        if isinstance(value, Mapping):
-            held += value.values()
-        elif isinstance(value, list | tuple | set):
-            held += value
-        elif type(value).__module__.partition(".")[0] not in {"torch", "lightning", "pytorch_lightning", "builtins"}:
-            held += getattr(value, "__dict__", {}).values()
-    return any(isinstance(value, torch.amp.GradScaler) for value in held)
+    names = [kind.__name__ for kind in type(trainer.strategy).__mro__]
+    return names[0] if any(word in name for name in names for word in ("FSDPStrategy", "DeepSpeed")) else ""
 
 
 # Evaluation.

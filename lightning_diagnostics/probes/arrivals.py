@@ -55,6 +55,12 @@ class Arrivals:
 
         return see
 
+    def divide(self, scale: Tensor | None) -> None:
+        """A backward pass is over whose loss was multiplied by a scale."""
+        if scale is not None:
+            with torch.no_grad():
+                self._norms[:] = [norm / scale.to(norm.device) for norm in self._norms]
+
     def end(self) -> None:
         """Watch no longer."""
         for handle in self._handles:

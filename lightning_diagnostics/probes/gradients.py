@@ -35,7 +35,7 @@ def copies_of(tensor: Tensor, *, processes: int) -> float:
     for axis, placement in enumerate(tensor.placements):  # pyright: ignore[reportAttributeAccessIssue]
         if placement.is_partial():
             return 0.0
-        if placement.is_shard():
+        if not placement.is_replicate():  # in stripes, too, as FSDP 2 cuts what tensor parallelism has cut
             apart *= mesh.size(axis)
     return processes / apart
 

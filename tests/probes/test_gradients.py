@@ -265,8 +265,8 @@ class _Placement:
     def is_partial(self) -> bool:
         return self.kind == "partial"
 
-    def is_shard(self) -> bool:
-        return self.kind == "shard"
+    def is_replicate(self) -> bool:
+        return self.kind not in ("partial", "shard", "striped")
 
 
 class _Mesh:

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -39,7 +39,8 @@ _PICTURED = 15
 _OPTIMIZERS = 8  # that are drawn and judged at the most: some programs have one for each parameter
 _CLOSES_AFTER = 3  # verdicts in a row that find nothing
 _SAME = 1e-5  # relative: what rounding leaves of a norm that was computed twice
-_UNFINISHED = 500  # batches of an epoch after which its parameters are judged without waiting for its end
+_FINITE = 24  # optimizer steps in a row with finite gradients
+_UNFINISHED = 500  # batches after which parameters are judged without waiting for the end of the epoch
 _NOTES = (room.stuck_gradient, room.bouncing_gradient, room.always_clipped)
 _OF_PARAMETERS = (room.missing_gradient, room.parameter_not_optimized)
 
@@ -142,8 +143,10 @@ class GradientNormMonitor(DiagnosticCallback):
         self._order: dict[str, int] = {}  # in which gradients arrived, by parameter
         self._draws = Pace(first=_DRAWN_AT_FIRST, every=self.every_n_train_steps)
         self._pictures = Pace(first=_PICTURED_AT_FIRST, every=max(_PICTURE_STEPS, self.every_n_train_steps))
+        self._filters = Pace(first=_PICTURED_AT_FIRST, every=max(_PICTURE_STEPS, self.every_n_train_steps))
         self._budget = Budget(self.max_layers)
-        self._hidden = self._unclipped_unknown = ""
+        self._hidden = ""
+        self._clip_norm: float | None = None  # to which Lightning clips, if nothing else changes gradients
         self._averaged = False  # whether ranks average gradients of the whole model
         self._look = self._drawn = False
         self._step = 0
@@ -155,7 +158,6 @@ class GradientNormMonitor(DiagnosticCallback):
         self._micro: list[int | None] = []  # samples of the micro-batches of this step
         self._undrawn: tuple[list[tuple[Collected, OptimizerGradients]], int] | None = None
         self._blind = ""
-        self._blind_note: Finding | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no part in the modules and tensors of this process."""
@@ -172,7 +174,7 @@ class GradientNormMonitor(DiagnosticCallback):
         self._histories: dict[str, History] = {}
         self._depths: dict[str, DepthHistory] = {}
         self._missing, self._unoptimized = Missing(), Unoptimized()
-        self._batches = 0
+        self._batches = self._judged_at = 0
         self._module: int | None = None
         self._quiet: dict[tuple[str, str], int] = {}  # verdicts in a row that did not repeat an open finding
         self._early: dict[str, TooEarly] = {}
@@ -193,13 +195,12 @@ class GradientNormMonitor(DiagnosticCallback):
             self._watch.blind.setdefault(f"any gradient, as {self._hidden} keeps them where they cannot be read whole")
             self._note_blindness(trainer)
             return
-        if not pl_module.automatic_optimization and insides.own_scaler(pl_module):
-            self._unclipped_unknown = "the norm before clipping (the module has a gradient scaler of its own)"
         self._know(pl_module)
         processes = insides.process_count(trainer)
         sharded = processes > 1 and any(is_sharded(parameter) for parameter in pl_module.parameters())
         self._watch.automatic = pl_module.automatic_optimization
-        self._watch.clips = insides.clips(trainer, pl_module)
+        self._watch.clips, self._clip_norm = insides.clips(trainer, pl_module), insides.clip_norm(trainer, pl_module)
+        self._watch.scaled = trainer.scaler is not None
         self._watch.processes, self._watch.sharded = processes, sharded
         one = pl_module.automatic_optimization and len(trainer.optimizers) == 1
         self._averaged = one and insides.averages_over_ranks(trainer)
@@ -210,7 +211,8 @@ class GradientNormMonitor(DiagnosticCallback):
 
     @override
     def wind_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._watch.waits:  # what came after the last look, and may be what ended the run
+        self._watch.settle()
+        if self._watch.steps:  # what came after the last look, and may be what ended the run
             self._collect(trainer, pl_module)
 
     @override
@@ -256,7 +258,10 @@ class GradientNormMonitor(DiagnosticCallback):
             self._drawn = self._draws.take(self._step)
             self._looking.pictured = frozenset(self._pictured()) if self._wants_pictures(trainer) else frozenset()
             if not self._watch.sharded and not insides.is_compiled(pl_module):
-                self._arrivals.begin(pl_module.parameters(), local=self._averaged and of == 1)
+                alone = self._averaged and of == 1
+                watched = _parameters_in(trainer.optimizers[0]) if alone else pl_module.parameters()
+                self._arrivals.begin(watched, local=alone)
+        self._watch.divided = of if pl_module.automatic_optimization else 1
         self._watch.begin_batch(self._step, look=self._look)
 
     @override
@@ -273,10 +278,11 @@ class GradientNormMonitor(DiagnosticCallback):
             samples = self._micro[0] if len(self._micro) == 1 else None
             if samples is not None and len(trainer.optimizers) == 1 and not self._watch.sharded:
                 self._watch.see_micro_batch(trainer.optimizers[0], scale)
-        elif not self._unclipped_unknown:
+        else:
             self._watch.see_backward(scale)
         if self._look:
             self._see_values(pl_module)
+            self._arrivals.divide(scale)
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -309,19 +315,17 @@ class GradientNormMonitor(DiagnosticCallback):
             }
             local, size = self._arrivals.local_norm(), insides.batch_size(trainer, batch)
             if local is not None and size is not None:
-                scale = insides.loss_scale(trainer)
-                with torch.no_grad():
-                    slot = self._deferred.put(local if scale is None else local / scale.to(local.device))
+                slot = self._deferred.put(local)
                 self._local.append((self._watch.batch, slot, size))
         if self._look and not self._values[0]:
             self._see_values(pl_module)
         accumulates = insides.accumulation(trainer, 0)[1] > 1  # then the step to be looked at is still to come
+        self._watch.settle()
         if self._watch.looked or (self._look and not accumulates):
             self._collect(trainer, pl_module)
 
     def _collect(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring home what waits, in one transfer, and take it up."""
-        self._watch.settle()
         steps, self._watch.steps = self._watch.steps, []
         for step in steps:
             if step.loss is None:
@@ -339,25 +343,38 @@ class GradientNormMonitor(DiagnosticCallback):
             self._shared += [(index, numbers[slot][0] ** 2, size) for index, slot, size in self._local]
         self._values, self._local = ((), []), []
         collected = collect(steps, numbers, self._parameters, shares=self._shares) if numbers is not None else []
-        self._doubt(steps, collected)
+        collected = [replace(one, drawn=self._drawn) for one in collected]
+        collected = [self._doubted(step, one) for step, one in zip(steps, collected, strict=True)]
         self._expect()
         if self._watch.sharded:
-            self._waiting += collected
+            self._waiting += [one.trimmed() for one in collected]
         else:
             self._take_up(trainer, collected)
-        if self._batches % _UNFINISHED < self.every_n_train_steps and self._batches >= _UNFINISHED:
+        if self._batches - self._judged_at >= _UNFINISHED * self._watch.processes and not self._watch.sharded:
             self._judge_parameters(trainer, self._step)
         self._note_blindness(trainer)
 
-    def _doubt(self, steps: Sequence[OptimizerStep], collected: Sequence[Collected]) -> None:
-        """Measure every step twice from here on, where gradients turn out to be changed without a trace."""
-        for step, one in zip(steps, collected, strict=False):
-            factor = one.taken.factor
-            if step.doubted and factor is not None and abs(factor - 1) > _SAME:
-                self._watch.distrusted.add(step.name)
-                if step.name in self._histories:
-                    text = f"the norm after clipping before step {step.step}, as gradients are written into by .data"
-                    self._watch.blind.setdefault(f"{step.name}: {text}")
+    def _doubted(self, step: OptimizerStep, one: Collected) -> Collected:
+        """A step whose norm after clipping is left out if it turns out to be something else."""
+        factor, taken = one.taken.factor, one.taken
+        if factor is None:
+            return one
+        if step.doubted and abs(factor - 1) > _SAME:  # changed without a trace: measured twice from here on
+            self._watch.distrusted.add(step.name)
+            if step.name in self._histories:
+                text = f"the norm after clipping before step {step.step}, as gradients are written into by .data"
+                self._watch.blind.setdefault(f"{step.name}: {text}")
+        elif self._watch.automatic and not self._watch.sharded:  # read when the optimizer's step was over
+            expected = 1.0
+            if self._clip_norm is not None:
+                expected = min(1.0, self._clip_norm / (taken.norm + 1e-6))
+            wrong = abs(factor / expected - 1) > _SAME if self._clip_norm is not None else factor > 1 + _SAME
+            if wrong:
+                self._watch.blind.setdefault(
+                    f"{step.name}: the norm after clipping, as its step writes into the gradients"
+                )
+                return replace(one, taken=replace(taken, after=None))
+        return one
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -370,16 +387,18 @@ class GradientNormMonitor(DiagnosticCallback):
         if self._hidden:
             return
         self._arrivals.end()
-        if self._watch.waits:  # an epoch that was cut short does not end with a look
+        self._watch.settle()
+        if self._watch.steps:  # an epoch that was cut short does not end with a look
             self._collect(trainer, pl_module)
         self._expect()
         if not self._watch.sharded:
             self._judge_parameters(trainer, insides.epoch_end_step(trainer))
-        if trainer.is_global_zero and trainer.loggers:
+        step = insides.epoch_end_step(trainer)
+        if trainer.is_global_zero and trainer.loggers and self._filters.take(step):
             found = first_convolution(pl_module)
             drawn = filters(found[1]) if found is not None else None
             if found is not None and drawn is not None:
-                self.draw(trainer, Filters(found[0], drawn), step=insides.epoch_end_step(trainer))
+                self.draw(trainer, Filters(found[0], drawn), step=step)
 
     # Where the ranks meet.
 
@@ -397,19 +416,20 @@ class GradientNormMonitor(DiagnosticCallback):
             self._watch.blind.setdefault("any gradient, as this diagnostic is switched off on another rank")
             self._note_blindness(trainer)
         elif self._watch.sharded:
-            together = zip(*(one["steps"] for one in shared), strict=False)
+            together = [each for each in zip(*(one["steps"] for one in shared), strict=False) if _is_one(each)]
             self._take_up(trainer, [first.summed(others) for first, *others in together])
             self._judge_parameters(trainer, insides.epoch_end_step(trainer))
         self._take_noise(shared)
 
     def _take_noise(self, shared: Sequence[Any]) -> None:
         """Take up what the ranks' own gradients tell of the noise, where all had as many samples."""
-        for together in zip(*(one["local"] for one in shared), strict=False):
-            index, sizes = together[0][0], {size for _, _, size in together}
-            if index not in self._whole or len(sizes) > 1 or len(together) < 2:
+        ranks = [{index: (square, size) for index, square, size in one["local"]} for one in shared]
+        for index, (name, big) in self._whole.items():
+            together = [rank[index] for rank in ranks if index in rank]
+            sizes = {size for _, size in together}
+            if len(together) < self._watch.processes or len(together) < 2 or len(sizes) > 1:
                 continue
-            name, big = self._whole[index]
-            small = sum(square for _, square, _ in together) / len(together)
+            small = sum(square for square, _ in together) / len(together)
             if name in self._histories and math.isfinite(small) and math.isfinite(big):
                 size = sizes.pop()
                 self._histories[name].take_noise(small, big, small=size, big=size * len(together))
@@ -419,6 +439,7 @@ class GradientNormMonitor(DiagnosticCallback):
 
     def _know(self, pl_module: LightningModule) -> None:
         self._parameters = parameters_of(pl_module)
+        self._watch.know(frozenset(self._parameters))
 
     def _optimized(self) -> set[int]:
         return {id(p) for optimizer in self._watch.known() for group in optimizer.param_groups for p in group["params"]}
@@ -472,31 +493,47 @@ class GradientNormMonitor(DiagnosticCallback):
 
     def _take_up(self, trainer: Trainer, collected: Sequence[Collected]) -> None:
         """Take up steps in their order, judge them, and draw those that were looked at."""
-        looked: dict[int, list[tuple[Collected, OptimizerGradients]]] = {}
+        looked: list[tuple[Collected, OptimizerGradients]] = []
         for one in collected:
-            taken = one.taken
-            if taken.name not in self._histories and len(self._histories) >= _OPTIMIZERS:
-                self._watch.blind[f"optimizers beyond the first {_OPTIMIZERS}"] = None
-                self._missing.receive(taken.named)
-                continue
-            history = self._histories.setdefault(taken.name, self._new_history(taken.name))
-            before = history.last_finite
-            history.take(taken)
-            self._missing.receive(taken.named)
-            if self._averaged and taken.before is not None:
-                self._whole[taken.batch] = (taken.name, taken.norm**2)
-            self._judge_finite(trainer, taken, before)
-            if one.looks is not None and not taken.skipped:
-                looked.setdefault(taken.step, []).append((one, self._measured(history, one)))
-                if self._drawn:
-                    history.drawn()
-                depth = self._depths.setdefault(taken.name, DepthHistory(taken.name, self._limits.vanishing_looks))
-                depth.take(taken.step, taken.each, one.looks, self._from_afar())
-        for step, those in looked.items():
-            self._judge(trainer, step)
-            self._undrawn = None if self._drawn else (those, step)
-            if self._drawn:
-                self._draw(trainer, those, step)
+            if looked and looked[0][0].taken.step != one.taken.step:
+                self._end_of_look(trainer, looked)
+                looked = []
+            measured = self._take_one(trainer, one)
+            if measured is not None:
+                looked.append((one, measured))
+        if looked:
+            self._end_of_look(trainer, looked)
+
+    def _take_one(self, trainer: Trainer, one: Collected) -> OptimizerGradients | None:
+        """Take up a step; what is to be drawn of it, if it was looked at."""
+        taken = one.taken
+        self._missing.receive(taken.named)
+        history = self._histories.get(taken.name)
+        self._judge_finite(trainer, taken, history.last_finite if history is not None else None)
+        if history is None and len(self._histories) >= _OPTIMIZERS:
+            self._watch.blind[f"optimizers beyond the first {_OPTIMIZERS}, but for gradients that are not finite"] = (
+                None
+            )
+            return None
+        history = self._histories.setdefault(taken.name, self._new_history(taken.name))
+        history.take(taken)
+        if one.looks is None or taken.skipped:
+            return None
+        if self._averaged and taken.before is not None:
+            self._whole[taken.batch] = (taken.name, taken.norm**2)
+        depth = self._depths.setdefault(taken.name, DepthHistory(taken.name, self._limits.vanishing_looks))
+        depth.take(taken.step, taken.each, one.looks, self._from_afar())
+        measured = self._measured(history, one)
+        if one.drawn:
+            history.drawn()
+        return measured
+
+    def _end_of_look(self, trainer: Trainer, looked: list[tuple[Collected, OptimizerGradients]]) -> None:
+        one, step = looked[0][0], looked[0][0].taken.step
+        self._judge(trainer, step)
+        self._undrawn = None if one.drawn else (looked, step)
+        if one.drawn:
+            self._draw(trainer, looked, step)
 
     def _new_history(self, name: str) -> History:
         limits = self._limits
@@ -515,12 +552,14 @@ class GradientNormMonitor(DiagnosticCallback):
     def _judge_finite(self, trainer: Trainer, taken: Taken, before: int | None) -> None:
         """Report the first step that an optimizer made with a gradient that is not finite."""
         given = taken.after if taken.after is not None else taken.before
-        known = [f for f in self.findings if f.code == room.nonfinite_gradient.code and f.status == "open"]
+        code = room.nonfinite_gradient.code
+        known = [f for f in self.findings if f.code == code and f.evidence["optimizer"] == taken.name]
+        known = [finding for finding in known if finding.status == "open"]
         if given is None or taken.skipped or not taken.stepped:
             return
         if math.isfinite(given):
             for finding in known:
-                self._close_if_quiet(finding, found=False, step=taken.step, after=_CLOSES_AFTER * 8)
+                self._close_if_quiet(finding, found=False, step=taken.step, after=_FINITE)
             return
         if known:
             for finding in known:
@@ -551,6 +590,7 @@ class GradientNormMonitor(DiagnosticCallback):
         self._take_back(asked, found, step)
 
     def _judge_parameters(self, trainer: Trainer, step: int) -> None:
+        self._judged_at = self._batches
         found = set[tuple[str, str]]()
         named = {parameter.name: parameter for parameter in self._parameters.values()}
         steps = self._steps()
@@ -594,13 +634,12 @@ class GradientNormMonitor(DiagnosticCallback):
 
     def _note_blindness(self, trainer: Trainer) -> None:
         """Say, as a note, what cannot be measured, when that is first known and when there is more of it."""
-        blind = [*([self._unclipped_unknown] if self._unclipped_unknown else []), *self._watch.blind]
-        text = "; ".join(blind)
+        text = "; ".join(self._watch.blind)
         if text == self._blind:
             return
         self._blind = text
         remedy = "nothing, where these numbers are not needed; see the page of this note."
-        self._blind_note = self.note_blind(trainer, f"not measured: {text}.", remedy)
+        self.note_blind(trainer, f"not measured: {text}.", remedy)
 
     # Drawing.
 
@@ -655,6 +694,9 @@ class GradientNormMonitor(DiagnosticCallback):
 
     @override
     def room_state(self) -> dict[str, Any]:
+        trainer = self._run.trainer if self._run is not None else None
+        if trainer is not None and self._watch.steps and not self._watch.sharded:  # what came since the last look
+            self._collect(trainer, trainer.lightning_module)
         return {
             "histories": {name: history.state() for name, history in self._histories.items()},
             "depths": {name: depth.state() for name, depth in self._depths.items()},
@@ -674,8 +716,17 @@ class GradientNormMonitor(DiagnosticCallback):
             self._depths[name].load(saved)
         self._missing.load(state["missing"])
         self._unoptimized.load(state["unoptimized"])
-        self._batches = state["batches"]
+        self._batches = self._judged_at = state["batches"]
         self._quiet = {(code, where): count for code, where, count in state["quiet"]}
+
+
+def _parameters_in(optimizer: Optimizer) -> list[Any]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _is_one(steps: Sequence[Collected]) -> bool:
+    """Whether these are the parts of one step."""
+    return len({(one.taken.batch, one.taken.name) for one in steps}) == 1
 
 
 def _layer(

@@ -19,11 +19,20 @@ class Collected:
         taken: The step.
         looks: By parameter; None if the step was not looked at.
         rate: The learning rate; None if the step was not looked at.
+        drawn: Whether it is to be drawn.
     """
 
     taken: Taken
     looks: Mapping[str, ParameterLook] | None = None
     rate: float | None = None
+    drawn: bool = False
+
+    def trimmed(self) -> "Collected":
+        """Without what only a look, or a gradient that is not finite, is asked for."""
+        taken = self.taken
+        if self.looks is not None or not all(map(math.isfinite, taken.each.values())):
+            return self
+        return replace(self, taken=replace(taken, each={}))
 
     def summed(self, others: Sequence["Collected"]) -> "Collected":
         """The step of all processes, of which each has its part of every parameter; without histograms."""
@@ -31,7 +40,7 @@ class Collected:
         if self.looks is not None:
             names = dict.fromkeys(name for one in (self, *others) for name in one.looks or ())
             looks = {name: _summed([(one.looks or {}).get(name) for one in (self, *others)]) for name in names}
-        return Collected(self.taken.summed([other.taken for other in others]), looks, self.rate)
+        return Collected(self.taken.summed([other.taken for other in others]), looks, self.rate, self.drawn)
 
 
 def collect(
@@ -74,7 +83,7 @@ def _collected(
         _squared(step.after, numbers),
         each,
         tuple(names.values()),
-        numbers[step.loss][0] if step.loss is not None else None,
+        numbers[step.loss][0] * step.divided if step.loss is not None else None,
         first,
         step.scaled,
         step.stepped,

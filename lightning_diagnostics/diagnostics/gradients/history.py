@@ -132,6 +132,7 @@ class History:
     last_finite: int | None = None
 
     def __post_init__(self) -> None:
+        self.past = min(self.past, self.window)
         self._recent: deque[_Seen] = deque(maxlen=self.window)
         self._average = ExponentialMoments(1 - 2 / (self.window + 1))
         self._scaled = False
@@ -153,7 +154,7 @@ class History:
         self.last = taken
         self._scaled = self._scaled or taken.scaled
         norm = taken.norm
-        if self._away and self._away[-1].step == self._before_last_step() and taken.loss is not None:
+        if self._away and self._away[-1].step == self._last_step() and taken.loss is not None:
             self._away[-1].after = taken.loss
         if math.isfinite(norm):
             self.last_finite = taken.step
@@ -185,15 +186,17 @@ class History:
         known = [seen.norm for seen in self._recent if math.isfinite(seen.norm)]
         losses = [seen.loss for seen in self._recent if seen.loss is not None and math.isfinite(seen.loss)]
         past = min(len(known), len(losses))
-        if past < min(self.past, self.surge_past) or taken.loss is None:
+        if past < min(self.past, self.surge_past, self.window) or taken.loss is None:
             return
         self._judgeable += past >= self.past
+        if norm <= self.factor * min(known):  # far below any median; to sort takes longer than the rest
+            return
         median = plain.median(known)
         if norm > self.factor * median > 0:
             most = self._largest_loss if self._largest_loss is not None else math.inf
             self._away.append(_Away(taken.step, norm, median, taken.loss, max(losses), most, past))
 
-    def _before_last_step(self) -> int | None:
+    def _last_step(self) -> int | None:
         return self._recent[-1].step if self._recent else None
 
     def excursions(self) -> Excursions:

@@ -23,7 +23,7 @@ class Look:
         weights: The norm of the weights before the step, by ``id``.
         updates: The norm of the weights' change, by ``id``.
         pictures: Histograms of gradient and weight, by ``id``.
-        rate: The learning rate.
+        rates: The learning rates of the optimizer's groups.
     """
 
     zeros: dict[int, Slot] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Look:
     weights: dict[int, Slot] = field(default_factory=dict)
     updates: dict[int, Slot] = field(default_factory=dict)
     pictures: dict[int, tuple[Slot, Slot]] = field(default_factory=dict)
-    rate: Slot | float | None = None
+    rates: list[Slot | float] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -54,7 +54,7 @@ class Looking:
         self, optimizer: Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor], scale: Tensor | None
     ) -> Look:
         """A step is about to move the weights."""
-        look = Look(rate=self._rate(optimizer))
+        look = Look(rates=self._rates(optimizer))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             numbers, weights = numbers_of(gradient), numbers_of(parameter)
             if numbers is None or weights is None:
@@ -109,17 +109,15 @@ class Looking:
         """Exponent, smallest, largest, sum, sum of squares, and the counts of a histogram."""
         exponent, counts = histogram(numbers.reshape(1, -1), signed=True)
         low, high = torch.aminmax(numbers)
-        squares = torch.linalg.vector_norm(numbers, dtype=exponent.dtype).square()
-        sums = torch.stack([low.float(), high.float(), numbers.sum(dtype=exponent.dtype), squares])
+        wide = torch.promote_types(numbers.dtype, torch.float32)
+        squares = torch.linalg.vector_norm(numbers, dtype=wide).square()
+        sums = torch.stack([low.to(wide), high.to(wide), numbers.sum(dtype=wide), squares])
         return self.deferred.put(torch.cat([exponent.reshape(1), sums, counts.reshape(-1)]))
 
-    def _rate(self, optimizer: Optimizer) -> Slot | float | None:
-        """The largest learning rate of its groups; one that is a tensor comes with the rest."""
+    def _rates(self, optimizer: Optimizer) -> list[Slot | float]:
+        """The learning rates of its groups; those that are tensors come with the rest."""
         rates = [group["lr"] for group in optimizer.param_groups if "lr" in group]
-        if any(isinstance(rate, Tensor) for rate in rates):
-            tensors = [rate for rate in rates if isinstance(rate, Tensor)]
-            return self.deferred.put(torch.stack([rate.detach().reshape(()) for rate in tensors]).max())
-        return max(map(float, rates), default=None)
+        return [self.deferred.put(rate.detach().clone()) if isinstance(rate, Tensor) else float(rate) for rate in rates]
 
 
 @dataclass(frozen=True)
@@ -170,8 +168,8 @@ class ParameterLook:
 
 
 def fetched(look: Look, numbers: Fetched) -> tuple[dict[int, ParameterLook], float | None]:
-    """What a look has read, by ``id`` of the parameters, and the learning rate."""
-    rate = numbers[look.rate][0] if isinstance(look.rate, Slot) else look.rate
+    """What a look has read, by ``id`` of the parameters, and the largest learning rate."""
+    rates = [numbers[rate][0] if isinstance(rate, Slot) else rate for rate in look.rates]
 
     def square(slots: dict[int, Slot], key: int) -> float | None:
         return numbers[slots[key]][0] ** 2 if key in slots else None
@@ -189,4 +187,4 @@ def fetched(look: Look, numbers: Fetched) -> tuple[dict[int, ParameterLook], flo
         )
         for key, slot in look.zeros.items()
     }
-    return found, rate
+    return found, max(rates, default=None)

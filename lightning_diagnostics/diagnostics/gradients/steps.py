@@ -1,5 +1,6 @@
 """What is seen of every optimizer step: norms before and after clipping, kept on their devices until a look."""
 
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from lightning_diagnostics.probes import (
     numbers_of,
 )
 
+_SCALER_STEP = torch.amp.GradScaler.step.__code__
 _TOGETHER = 16  # sets of parameters that had gradients together, of which the shares are kept
 _VECTORS = 1_048_576  # numbers that may wait between two looks; beyond, the norms of single parameters are not kept
 
@@ -58,6 +60,7 @@ class OptimizerStep:
         loss: The last loss before it.
         first: The norm of the first of its micro-batches, by device; how many these are, by which Lightning divides
             each loss; and the samples of one and of all.
+        divided: By how much Lightning has divided the loss.
         scaled: Whether a gradient scaler was at work.
         stepped: Whether the optimizer ran; a scaler skips it where gradients are not finite.
         look: What a look has read beside it.
@@ -71,6 +74,7 @@ class OptimizerStep:
     after: Measured | None = None
     loss: Slot | None = None
     first: tuple[tuple[Slot, ...], int, int, int] | None = None
+    divided: int = 1
     scaled: bool = False
     stepped: bool = False
     look: Look | None = None
@@ -91,6 +95,8 @@ class _Open:
     after: Measured | None = None
     evaluations: int = 0
     begun: bool = False  # whether the optimizer's own step has begun
+    waits: bool = False  # for the closure that it was given
+    hidden: bool = False  # whether gradients carry a scale that nobody told of
     depth: int = 0
     scaled: bool = False
     look: Look | None = None
@@ -107,9 +113,11 @@ class StepWatch:
         deferred: Where numbers wait.
         looking: Reads more at a look.
         automatic: Whether Lightning optimises, or the module itself.
-        clips: Whether Lightning, or the module's own hook, clips.
+        clips: Whether Lightning, or the module's own hook, clips, or another callback may.
+        scaled: Whether Lightning has a gradient scaler.
         processes: How many train together.
         sharded: Whether parameters are spread over them.
+        divided: By how much Lightning divides every loss (accumulation).
         distrusted: Optimizers whose gradients are written into where autograd does not see it (``.data``).
     """
 
@@ -119,6 +127,8 @@ class StepWatch:
     processes: int = 1
     sharded: bool = False
     clips: bool = False
+    scaled: bool = False
+    divided: int = 1
     steps: list[OptimizerStep] = field(default_factory=list)
     blind: dict[str, None] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
@@ -131,7 +141,6 @@ class StepWatch:
         self._unclipped: dict[int, Measured] = {}
         self._micro: tuple[Slot, ...] | None = None
         self._loss: Tensor | None = None
-        self._scale: Tensor | None = None
         self._weights: dict[tuple[int, ...], dict[torch.device, Tensor] | None] = {}
         self._looked: dict[int, int] = {}
         self._members: frozenset[int] = frozenset()
@@ -159,6 +168,10 @@ class StepWatch:
             register_optimizer_step_pre_hook(self._hook("_before")),
             register_optimizer_step_post_hook(self._hook("_after")),
         ]
+
+    def know(self, members: frozenset[int]) -> None:
+        """The model's parameters by ``id``, of which there may be more by now."""
+        self._members = members
 
     def stop(self) -> None:
         """Watch no longer, and let go of all that waits."""
@@ -197,8 +210,8 @@ class StepWatch:
         """A backward pass begins from a loss of one element, which a scaler may have multiplied."""
         with torch.no_grad():
             numbers = numbers_of(loss)
-        if numbers is not None and numbers.numel() == 1:
-            self._loss, self._scale = numbers.detach(), scale
+            if numbers is not None and numbers.numel() == 1:  # the scale itself moves on when the step is over
+                self._loss = numbers.detach() if scale is None else numbers.detach() / scale.to(numbers.device)
 
     def see_micro_batch(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         """The gradients of the first of several micro-batches have been computed."""
@@ -223,9 +236,15 @@ class StepWatch:
         scaled = scale is not None
         if not getattr(optimizer, "_step_supports_amp_scaling", False):
             scale = None
-        number = id(optimizer)
+        for inner in self.known():  # a wrapper's step runs that of another, whose closure Lightning told of
+            opened = self._open.get(id(inner))
+            if inner is not optimizer and opened is not None and opened.begun and opened.waits:
+                opened.evaluations += 1
+                if opened.measured is None:
+                    self._see(inner, opened, scale)
         if not self._take_up(optimizer):
             return
+        number = id(optimizer)
         opened = self._open.get(number)
         if opened is not None and not opened.begun:  # of a step that a scaler has skipped
             self._abandon(number)
@@ -273,6 +292,8 @@ class StepWatch:
         if not self._take_up(optimizer):
             return
         opened = self._open.setdefault(id(optimizer), _Open())
+        if opened.depth >= _steps_within(optimizer):  # tried again, after it raised
+            opened = self._open[id(optimizer)] = _Open()
         opened.depth += 1
         if opened.depth > 1:  # a step that calls the one of its parent class
             return
@@ -281,6 +302,7 @@ class StepWatch:
         scale = getattr(optimizer, "grad_scale", None)
         opened.scaled = opened.scaled or scale is not None
         if closure is not None:  # it computes the gradients, and Lightning's says so (`before_step`)
+            opened.waits = True
             return
         if opened.measured is None:
             self._see(optimizer, opened, scale)
@@ -296,7 +318,7 @@ class StepWatch:
             return
         if opened.measured is None:  # a closure of the user's own
             self._see(optimizer, opened, None)
-            if opened.look is not None:
+            if opened.look is not None and opened.waits:
                 opened.look.copies, opened.look.weights = [], {}
                 self._note_blind(
                     "update ratios, as the program gives its optimizer a closure of its own", id(optimizer)
@@ -305,10 +327,10 @@ class StepWatch:
             opened.after = None
         elif opened.after is None:
             opened.after = opened.measured
-            if opened.evaluations and (self.automatic or self.clips):
+            if opened.evaluations and self.clips:  # else only its own step could have changed them
                 opened.after = self._clipped(optimizer, opened.measured)
                 untold = opened.after is opened.measured and not _writes_gradients(optimizer)
-                if untold and self.clips and opened.look is not None:
+                if untold and opened.look is not None:
                     opened.after, opened.doubted = self._measure(optimizer, None), True
         if opened.look is not None:
             self.looking.end(opened.look)
@@ -319,14 +341,19 @@ class StepWatch:
 
     def _see(self, optimizer: Optimizer, opened: _Open, scale: Tensor | None) -> None:
         """The gradients that a step begins with."""
-        opened.unclipped = unclipped = self._unclipped.get(id(optimizer))
+        unclipped = self._unclipped.get(id(optimizer))
+        if unclipped is not None and not self.scaled and _in_a_scaler():
+            unclipped, opened.hidden = None, True
+            self._note_blind("the norm before clipping, as the program has a gradient scaler of its own", id(optimizer))
+        opened.unclipped = unclipped
         if unclipped is None or not self._is_unchanged(optimizer, unclipped):
             opened.measured = self._measure(optimizer, scale)
         elif self._is_due(optimizer):
             opened.measured, opened.doubted = self._measure(optimizer, scale), True
         else:
             opened.measured = unclipped
-        self._begin_look(optimizer, opened, scale)
+        if opened.measured is not None:
+            self._begin_look(optimizer, opened, scale)
 
     def _begin_look(self, optimizer: Optimizer, opened: _Open, scale: Tensor | None) -> None:
         number = id(optimizer)
@@ -346,10 +373,8 @@ class StepWatch:
     def _clipped(self, optimizer: Optimizer, measured: Measured) -> Measured | None:
         """What an optimizer was given after Lightning's clipping, read when its step is over."""
         if _writes_gradients(optimizer):
-            if self.clips:
-                self._note_blind("the norm after clipping, as its step writes into the gradients", id(optimizer))
-                return None
-            return measured
+            self._note_blind("the norm after clipping, as its step writes into the gradients", id(optimizer))
+            return None
         return self._changed(optimizer, measured, None)
 
     def _measure(self, optimizer: Optimizer, scale: Tensor | None) -> Measured | None:
@@ -413,14 +438,15 @@ class StepWatch:
         self._unclipped.pop(number, None)
         known = measured if self.automatic and opened.evaluations > 0 else opened.unclipped
         step = OptimizerStep(self.names[number], self._step, self.batch, loss=self._put_loss(), look=opened.look)
+        step.divided = self.divided
         step.before, step.after = known, opened.after or measured
         if opened.evaluations > 1:
             step.after = None
             self._note_blind("the norm after clipping, as the optimizer evaluates the loss several times", number)
         elif self.automatic and opened.evaluations > 0:
             step.after = opened.after
-        elif known is None and not self.automatic:
-            self._note_blind("the norm before clipping, as Lightning does not run the backward pass", number)
+        elif known is None and not opened.hidden:
+            self._note_blind("the norm before clipping, as it was not seen after Lightning's backward pass", number)
         if not stepped:
             step.after = None
         step.doubted = opened.doubted
@@ -432,11 +458,7 @@ class StepWatch:
         self.blind.setdefault(f"{self.names[number]}: {what}")
 
     def _put_loss(self) -> Slot | None:
-        if self._loss is None:
-            return None
-        with torch.no_grad():
-            scale = None if self._scale is None else self._scale.to(self._loss.device)
-            return self.deferred.put(self._loss.clone() if scale is None else self._loss / scale)
+        return None if self._loss is None else self.deferred.put(self._loss.clone())
 
     def _abandon(self, number: int) -> None:
         opened = self._open.pop(number)
@@ -473,6 +495,21 @@ class StepWatch:
 def _with_gradients(optimizer: Optimizer) -> tuple[list[Tensor], list[Tensor]]:
     pairs = [(p, p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     return [p for p, _ in pairs], [g for _, g in pairs]
+
+
+def _steps_within(optimizer: Optimizer) -> int:
+    """How often the hooks of a step run in it: once for every class that has a step of its own and has been hooked."""
+    return max(1, sum(hasattr(vars(kind).get("step"), "hooked") for kind in type(optimizer).__mro__))
+
+
+def _in_a_scaler() -> bool:
+    """Whether a gradient scaler makes the step that is under way."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is _SCALER_STEP:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _writes_gradients(optimizer: Optimizer) -> bool:

@@ -6,6 +6,8 @@ from typing import Any
 from lightning_diagnostics.diagnostics.gradients.measure import Untrained
 from lightning_diagnostics.diagnostics.gradients.parameters import Parameter, outermost
 
+_ROUNDING = 1e-6
+
 
 class Missing:
     """Which parameters of optimizers wait for their first gradient, and since when."""
@@ -37,7 +39,7 @@ class Missing:
     def see(self, values: Mapping[str, float]) -> None:
         """The norms of the values of some that wait: what moves without a gradient is an average of other weights."""
         for name, norm in values.items():
-            if self._values.setdefault(name, norm) != norm:
+            if _moves(self._values.setdefault(name, norm), norm):
                 self._moved.add(name)
 
     @property
@@ -50,12 +52,11 @@ class Missing:
     ) -> list[Untrained]:
         """Those that still wait, by the outermost module that they make up."""
         learns = {parameters[name].layer for name in self._received if name in parameters}
+        silent = self.waiting
         waiting = [
             name
             for name in self._waiting
-            if name in parameters
-            and name not in self._received | self._moved
-            and not _is_idle(parameters[name], learns)
+            if name in silent and name in parameters and not _is_idle(parameters[name], learns)
         ]
         trainable = [name for name in self._waiting if name in parameters]
         found: list[Untrained] = []
@@ -88,9 +89,14 @@ class Missing:
         self._values, self._moved = dict(state["values"]), set(state["moved"])
 
 
+def _moves(before: float, now: float) -> bool:
+    """Whether a norm is another one, and not the same as another device computes it."""
+    return not abs(now - before) <= _ROUNDING * abs(before)
+
+
 def _is_idle(parameter: Parameter, learns: Collection[str]) -> bool:
     """Whether it is a bias of a layer that learns: what is trained by its derivative alone has none for its last."""
-    return not parameter.matrix and parameter.layer in learns
+    return not parameter.matrix and parameter.name.endswith("bias") and parameter.layer in learns
 
 
 class Unoptimized:
@@ -112,7 +118,7 @@ class Unoptimized:
         """
         for name, norm in values.items():
             first = self._seen.setdefault(name, (step, batches, norm))
-            if first[2] != norm:
+            if _moves(first[2], norm):
                 self._moved.add(name)
         self._now = (self._now | set(values)) - set(optimized)
 

@@ -70,7 +70,7 @@ def test_what_is_not_finite_stays_so() -> None:
 
 def test_a_process_counts_its_share_of_what_others_have_too() -> None:
     deferred = Deferred()
-    look = Look({1: put(deferred, 3.0), 2: put(deferred, 2.0)}, rate=0.5)
+    look = Look({1: put(deferred, 3.0), 2: put(deferred, 2.0)}, rates=[0.25, 0.5])
     look.weights, look.updates = {1: put(deferred, 4.0)}, {1: put(deferred, 2.0)}
     step = OptimizerStep("SGD", 7, 5, measured(deferred, (5.0,), (1, 2), (4.0, 3.0)), look=look)
     (found,) = collect([step], deferred.fetch(), KNOWN, shares={1: 0.25})

@@ -25,7 +25,7 @@ from tests.diagnostics.gradients.reference import (
     watched,
 )
 
-NO_BACKWARD = "the norm before clipping, as Lightning does not run the backward pass"
+NO_BACKWARD = "the norm before clipping, as it was not seen after Lightning's backward pass"
 cadences = pytest.mark.parametrize("every", [1, 50])
 
 

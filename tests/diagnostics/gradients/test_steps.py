@@ -91,7 +91,7 @@ def test_a_raw_step_is_seen_with_what_the_optimizer_was_given() -> None:
         assert (step.name, step.step, step.batch, step.stepped, step.look) == ("SGD", 7, 0, True, None)
         assert watched.norms() == [("SGD", None, near(norm))]
         (note,) = watch.blind
-        assert note == "SGD: the norm before clipping, as Lightning does not run the backward pass"
+        assert note == "SGD: the norm before clipping, as it was not seen after Lightning's backward pass"
 
 
 def test_an_optimizer_of_another_model_is_not_seen() -> None:

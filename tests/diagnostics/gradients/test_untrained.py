@@ -141,7 +141,7 @@ def test_what_moves_without_a_gradient_is_an_average_of_other_weights() -> None:
     assert missing.waiting == {"a.0.weight", "a.0.bias", "a.1.weight"}
     missing.see({"a.0.weight": 1.0, "a.0.bias": 2.0, "a.1.weight": 3.0})
     assert missing.waiting == {"a.0.weight", "a.0.bias", "a.1.weight"}
-    missing.see({"a.0.weight": 1.0, "a.0.bias": 2.0, "a.1.weight": 3.0000001})
+    missing.see({"a.0.weight": 1.0, "a.0.bias": 2.0, "a.1.weight": 3.00001})
     assert missing.waiting == {"a.0.weight", "a.0.bias"}
     assert waiting(missing) == [Untrained("a.0", ("a.0.weight", "a.0.bias"), 110, "SGD", 16, 18, 3)]
     missing.see({"a.1.weight": 3.0, "a.0.bias": float("nan")})  # back again, and broken
