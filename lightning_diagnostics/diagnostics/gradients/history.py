@@ -125,7 +125,7 @@ class History:
     window: int
     factor: float
     past: int
-    surge: float = 3.0
+    surge: float = 10.0
     surge_past: int = 5
     steps: int = 0
     since: int | None = None

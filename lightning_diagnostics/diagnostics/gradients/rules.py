@@ -93,7 +93,7 @@ class Limits:
         low=1,
     )
     exploding_surge: float = limit(
-        3.0,
+        10.0,
         key="exploding-gradient.surge",
         meaning="loss at the step after such a step over the largest loss of the run up to it, above which one such "
         "step is enough",
@@ -343,7 +343,7 @@ def exploding_gradient(measured: "Excursions", limits: Limits) -> Verdict:
 
     ## What it means
     The norm (before clipping) was more than a hundred times the median of the window before, and the loss either went
-    to more than three times the largest of the run at the very next step (once is enough), or was above every loss of
+    to more than ten times the largest of the run at the very next step (once is enough), or was above every loss of
     that window at that step or the next, several times within a window. Large norms alone are no illness: healthy
     networks have single spikes, clipped recurrent ones norms in the hundreds, and a first reward or an outlier raises
     norm and loss at one step.
