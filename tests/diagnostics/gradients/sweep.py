@@ -211,7 +211,7 @@ def table(programs: Sequence[Program]) -> Iterator[str]:
     """The lines of the table, in Markdown."""
     titles = (
         *("network", "score", "weights", "first/last (update)", "nearest (update)", "steps far above", "loss rose"),
-        *("highest, loss over window", "highest, loss over run (rise)", "then tripled (rise)"),
+        *("highest, loss over window", "highest, loss over run (rise)", "then leapt (rise)"),
         *("clipped (factor)", "CV", "CV, loss not falling", "norm fell to", "at a large loss", "notes", "findings"),
     )
     yield "| " + " | ".join(titles) + " |"
