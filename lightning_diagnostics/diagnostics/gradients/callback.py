@@ -521,7 +521,7 @@ class GradientNormMonitor(DiagnosticCallback):
             return None
         if self._averaged and taken.before is not None:
             self._whole[taken.batch] = (taken.name, taken.norm**2)
-        depth = self._depths.setdefault(taken.name, DepthHistory(taken.name, self._limits.vanishing_looks))
+        depth = self._depths.setdefault(taken.name, self._new_depth(taken.name))
         depth.take(taken.step, taken.each, one.looks, self._from_afar())
         measured = self._measured(history, one)
         if one.drawn:
@@ -539,6 +539,10 @@ class GradientNormMonitor(DiagnosticCallback):
         limits = self._limits
         past = {"past": limits.exploding_past, "surge_past": limits.exploding_surge_past}
         return History(name, self.window, limits.exploding_factor, surge=limits.exploding_surge, **past)
+
+    def _new_depth(self, name: str) -> DepthHistory:
+        looks = self._limits.vanishing_looks
+        return DepthHistory(name, looks, max(1, self._limits.vanishing_steps // looks))
 
     def _from_afar(self) -> list[Parameter]:
         """The parameters, furthest from the loss first: gradients arrive there last."""
@@ -712,7 +716,7 @@ class GradientNormMonitor(DiagnosticCallback):
             self._histories[name] = self._new_history(name)
             self._histories[name].load(saved)
         for name, saved in state["depths"].items():
-            self._depths[name] = DepthHistory(name, self._limits.vanishing_looks)
+            self._depths[name] = self._new_depth(name)
             self._depths[name].load(saved)
         self._missing.load(state["missing"])
         self._unoptimized.load(state["unoptimized"])

@@ -10,6 +10,7 @@ from lightning_diagnostics.diagnostics.gradients.looking import ParameterLook
 from lightning_diagnostics.diagnostics.gradients.measure import Depth
 from lightning_diagnostics.diagnostics.gradients.parameters import Parameter
 
+_SPARSE = 0.5  # share of zero gradients from which on a weight is read as a table
 _TINY = 1e-8
 """A norm of weights that is too small to divide by."""
 
@@ -30,11 +31,13 @@ class DepthHistory:
     Args:
         name: Of the optimizer.
         looks: How many.
+        apart: Steps between them at least; what is seen in between counts for the one before.
     """
 
-    def __init__(self, name: str, looks: int) -> None:
+    def __init__(self, name: str, looks: int, apart: int = 1) -> None:
         self._name = name
-        self._looks: deque[tuple[int, float, float]] = deque(maxlen=looks)
+        self._apart = apart
+        self._looks: deque[tuple[int, float, float, float]] = deque(maxlen=looks)
         self._ends: tuple[str, str, int] | None = None
 
     def take(
@@ -62,19 +65,28 @@ class DepthHistory:
             return
         near = each[last.name] / last.elements
         gradient = math.sqrt(each[first.name] / first.elements / near) if near > 0 else math.nan
+        middle = statistics.median(each[w.name] / w.elements for w in judged)
+        middle = math.sqrt(middle / near) if near > 0 else math.nan
+        if looks[first.name].zeros > _SPARSE * first.elements:  # a table, of which a batch uses some rows
+            gradient = math.nan
         usual = max(statistics.median(ratios), _of_grown(last, judged, looks))  # the median may vanish, too
         update = own / usual if usual > 0 else math.nan
-        if math.isfinite(gradient) and math.isfinite(update):
-            self._looks.append((step, gradient, update))
-        else:
+        now = (gradient, update, middle)
+        if not all(map(math.isfinite, now)):
             self._looks.clear()
+        elif self._looks and step - self._looks[-1][0] < self._apart:
+            start, *before = self._looks.pop()
+            gradient, update, middle = map(max, before, now)
+            self._looks.append((start, gradient, update, middle))
+        else:
+            self._looks.append((step, *now))
 
     def measured(self) -> Depth | None:
         """What is to be judged; None before there was a look."""
         if self._ends is None or not self._looks:
             return None
-        steps, ratios, updates = zip(*self._looks, strict=True)
-        return Depth(self._name, *self._ends, ratios, updates, steps[0])
+        steps, ratios, updates, middles = zip(*self._looks, strict=True)
+        return Depth(self._name, *self._ends, ratios, updates, steps[0], middles)
 
     def state(self) -> dict[str, Any]:
         """All of it in plain values."""
@@ -83,7 +95,7 @@ class DepthHistory:
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` gave."""
         self._ends = tuple(state["ends"]) if state["ends"] else None
-        self._looks.extend((step, gradient, update) for step, gradient, update in state["looks"])
+        self._looks.extend((step, gradient, update, middle) for step, gradient, update, middle in state["looks"])
 
 
 def _of_grown(weight: Parameter, others: Sequence[Parameter], looks: Mapping[str, ParameterLook]) -> float:

@@ -215,6 +215,7 @@ class History:
             0.0 if worst is None else worst.largest_loss if surges else worst.earlier_loss,
             self._judgeable,
             tuple(away.step for away in surges),
+            any(seen.factor is not None and seen.factor < _NOT_CLIPPED for seen in self._recent),
         )
 
     def measured(self, *, zero_share: float | None = None, rate: float | None = None) -> OptimizerGradients:

@@ -287,6 +287,7 @@ class Depth:
             larger: where all layers but a few vanish, the median does, too. The last counts only if its weights are not
             far smaller than the median ones: a head that began at zero moves fast for its size.
         since: The first of those looks.
+        middles: At those looks, the root mean square gradient of the median weight over that of the last.
     """
 
     optimizer: str
@@ -296,6 +297,7 @@ class Depth:
     ratios: tuple[float, ...]
     updates: tuple[float, ...]
     since: int
+    middles: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -312,6 +314,7 @@ class Excursions:
         values: Steps with a past that is long enough to judge by.
         surges: Of these, or before there was a past to count by, those after which the loss was at once far above all
             of the run; then the numbers are of the largest of them.
+        clipped: Whether gradients of the window were clipped.
     """
 
     optimizer: str
@@ -322,3 +325,4 @@ class Excursions:
     earlier_loss: float
     values: int
     surges: tuple[int, ...] = ()
+    clipped: bool = False

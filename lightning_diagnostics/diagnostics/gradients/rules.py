@@ -71,6 +71,21 @@ class Limits:
         source="arithmetic: as many as an epoch has; zero-initialised branches have no gradient before they step",
         low=1,
     )
+    vanishing_steps: int = limit(
+        96,
+        key="vanishing-gradient.steps",
+        meaning="steps that those looks span, about: where an epoch is short, every step is one",
+        source="arithmetic: an adapter that begins at zero takes tens of steps to let a gradient through",
+        low=1,
+    )
+    vanishing_middle: float = limit(
+        0.3,
+        key="vanishing-gradient.middle",
+        meaning="root mean square gradient of the median weight over that of the nearest, at each of the looks: a "
+        "branch at the side has a small gradient by itself, and those of the other weights are not small",
+        source="arithmetic: what shrinks evenly to a thousandth is at a thirtieth in the middle",
+        high=1.0,
+    )
     vanishing_layers: int = limit(
         4,
         key="vanishing-gradient.layers",
@@ -177,7 +192,8 @@ def nonfinite_gradient(measured: "NonFinite", limits: Limits) -> Verdict:
     A norm whose square is beyond float32 (gradients above 1e19) counts as infinite. A program that mends gradients
     within the optimizer itself is accused.
     """
-    place = "every parameter that has one" if measured.broken == measured.parameters else None
+    everywhere = 0 < measured.broken == measured.parameters
+    place = "every parameter that has one" if everywhere else None
     if place is None and measured.broken:
         place = f"{measured.broken} of {measured.parameters} parameters"
     what = "after clipping, and finite before it" if measured.clipping else f"in {place or 'a parameter'}"
@@ -197,7 +213,7 @@ def nonfinite_gradient(measured: "NonFinite", limits: Limits) -> Verdict:
         evidence["loss"] = loss if math.isfinite(loss) else str(loss)
     if measured.clipping:
         remedy = "look at what clips: a norm of 0 in a denominator, or error_if_nonfinite=True in clip_grad_norm_."
-    elif of_loss or measured.broken == measured.parameters:
+    elif of_loss or everywhere or measured.where is None:
         remedy = "find what made the loss NaN or infinite (ActivationMonitor names it); then clip, or lower the rate."
     else:
         remedy = (
@@ -239,7 +255,7 @@ def missing_gradient(measured: "Untrained", limits: Limits) -> Verdict:
         f"{_parameters(measured)} of {measured.optimizer} received no gradient in "
         f"{measured.batches} batches: no loss depends on {'it' if count == 1 else 'them'}.",
         "look for detach(), no_grad(), .item() or argmax between here and the loss, or a module that is never called; "
-        "if it is not meant to learn, requires_grad_(False).",
+        "requires_grad_(False) on what is not meant to learn.",
         {
             "parameters": ", ".join(measured.parameters[:_NAMED]) + (", ..." if count > _NAMED else ""),
             "batches": measured.batches,
@@ -277,8 +293,8 @@ def parameter_not_optimized(measured: "Untrained", limits: Limits) -> Verdict:
         measured.since,
         f"{_parameters(measured)} {'gets' if count == 1 else 'get'} gradients, but no "
         f"optimizer has {'it' if count == 1 else 'them'}.",
-        "add it to the optimizer in configure_optimizers (self.parameters() has everything); if it is meant to stay as "
-        "it is, requires_grad_(False).",
+        f"add {'it' if count == 1 else 'them'} to the optimizer in configure_optimizers (self.parameters() has "
+        "everything), or requires_grad_(False) on what is meant to stay as it is.",
         {
             "parameters": ", ".join(measured.parameters[:_NAMED]) + (", ..." if count > _NAMED else ""),
             "batches": measured.batches,
@@ -294,8 +310,9 @@ def vanishing_gradient(measured: "Depth", limits: Limits) -> Verdict:
     ## What it means
     At each of the last looks, the root mean square gradient of the weights furthest from the loss was a small part of
     that of the nearest, and their update ratio (the change of the weights over the weights) a small part of the median
-    one or of the nearest's, whichever is larger (a head that began at zero is left out as long as it is small). Both
-    are ratios within one step: they do not depend on the scale of the loss or on the learning rate.
+    one or of the nearest's, whichever is larger (a head that began at zero is left out as long as it is small), and the
+    weights between have small gradients, too. All are ratios within one step: they do not depend on the scale of the
+    loss or on the learning rate.
 
     ## Why it matters
     The first layers stay as they were initialised, and the rest learns from random features.
@@ -307,7 +324,8 @@ def vanishing_gradient(measured: "Depth", limits: Limits) -> Verdict:
 
     ## When it is wrong
     Where the first layers are given a far smaller learning rate on purpose, and their gradients happen to be small,
-    too. Tables of embeddings, of which a batch uses some rows, are not judged.
+    too. Tables of embeddings, of which a batch uses some rows, are not judged, nor are models whose weights come and go
+    from batch to batch (layers that are dropped, experts).
     """
     if measured.layers < limits.vanishing_layers:
         return None
@@ -316,6 +334,8 @@ def vanishing_gradient(measured: "Depth", limits: Limits) -> Verdict:
         return TooEarly(looks, limits.vanishing_looks, "looks")
     worst, update = max(measured.ratios), max(measured.updates)
     if worst >= limits.vanishing_ratio or update >= limits.vanishing_update:
+        return None
+    if max(measured.middles, default=0.0) >= limits.vanishing_middle:
         return None
     return Diagnosis(
         Severity.WARNING,
@@ -378,8 +398,10 @@ def exploding_gradient(measured: "Excursions", limits: Limits) -> Verdict:
         measured.optimizer,
         steps[0],
         message,
-        f"clip the gradients, say Trainer(gradient_clip_val={float(f'{2 * measured.median:.1g}'):g}), or lower the "
-        "learning rate.",
+        "lower the learning rate, or clip to less than now."
+        if measured.clipped
+        else f"clip the gradients, say Trainer(gradient_clip_val={float(f'{2 * measured.median:.1g}'):g}), or lower "
+        "the learning rate.",
         {
             "steps": ", ".join(map(str, steps[:_NAMED])) + (", ..." if len(steps) > _NAMED else ""),
             "largest_norm": float(f"{measured.largest:.4g}"),
@@ -401,8 +423,8 @@ def stuck_gradient(measured: "OptimizerGradients", limits: Limits) -> Verdict:
     """The gradient has died down, and the loss has not fallen.
 
     ## What it means
-    Every gradient of the window was exactly zero; or its mean norm is a ten-thousandth of what it was over the first
-    window of the run, and the mean loss is much what it was then.
+    Every gradient of the window was zero (or so small, below 1e-23, that its square is); or its mean norm is a
+    ten-thousandth of what it was over the first window of the run, and the mean loss is much what it was then.
 
     ## Why it matters
     A run that has converged has small gradients and a small loss. Small gradients at a large loss mean that the signal
@@ -422,8 +444,10 @@ def stuck_gradient(measured: "OptimizerGradients", limits: Limits) -> Verdict:
     loss = _quotient(measured.loss, measured.first_loss)
     if not zero and (fallen is None or loss is None or fallen > limits.stuck_share or loss < limits.stuck_loss):
         return None
+    if not zero and not (measured.first_loss or 0.0) > 0:  # a share of it says nothing
+        return None
     if zero:
-        message = f"The gradient of {measured.layer} was exactly zero at each of the last {measured.values} steps."
+        message = f"The gradient of {measured.layer} was zero at each of the last {measured.values} steps."
         evidence: dict[str, Plain] = {"zero_steps": measured.values, "stuck-gradient.steps": limits.stuck_steps}
     else:
         assert fallen is not None

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,7 +61,9 @@ def history(*takes: tuple[int, dict[str, float], dict[str, ParameterLook], list[
 
 def test_the_first_is_compared_with_the_last() -> None:
     found = history((5, EACH, LOOKS, WEIGHTS)).measured()
-    assert found == Depth("SGD", "a", "c", 3, (pytest.approx(0.005),), (pytest.approx(1 / 30),), 5)
+    assert found == Depth(
+        "SGD", "a", "c", 3, (pytest.approx(0.005),), (pytest.approx(1 / 30),), 5, (pytest.approx(0.5),)
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,3 +161,32 @@ def test_after_a_resume_it_goes_on() -> None:
     empty.load(json.loads(json.dumps(history().state())))
     assert empty.measured() is None
     assert math.isfinite(made.measured().ratios[0])
+
+
+# What is no matter of depth.
+
+
+def entries(history: Any) -> list[tuple[int, ...]]:
+    return [tuple(look) for look in history.state()["looks"]]
+
+
+def test_looks_that_are_close_together_count_as_one_at_their_worst() -> None:
+    made = DepthHistory("SGD", 3, 10)
+    for step, first in ((0, 1.0), (3, 4.0), (9, 2.0), (10, 1.0), (19, 1.0), (20, 1.0)):
+        made.take(step, {**EACH, "a": EACH["a"] * first}, LOOKS, WEIGHTS)
+    found = made.measured()
+    assert found is not None
+    assert [look[0] for look in entries(made)] == [0, 10, 20]
+    assert found.ratios == (pytest.approx(2 * 0.005), pytest.approx(0.005), pytest.approx(0.005))
+
+
+@pytest.mark.parametrize(("zeros", "judged"), [(0.5, True), (0.51, False)])
+def test_a_weight_with_mostly_zero_gradients_is_a_table(zeros: float, judged: bool) -> None:
+    first = WEIGHTS[0]
+    looks = {**LOOKS, "a": replace(LOOKS["a"], zeros=zeros * first.elements)}
+    assert (history((5, EACH, looks, WEIGHTS)).measured() is not None) == judged
+
+
+def test_the_middle_is_that_of_the_median_weight() -> None:
+    found = history((5, {**EACH, "b": EACH["b"] * 100}, LOOKS, WEIGHTS)).measured()
+    assert found.middles == (pytest.approx(1.0),)  # now the last is

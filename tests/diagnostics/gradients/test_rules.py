@@ -144,7 +144,7 @@ def test_parameters_without_a_gradient_are_described_whole() -> None:
         7,
         "2 parameters (1,234 weights) of Adam received no gradient in 20 batches: no loss depends on them.",
         "look for detach(), no_grad(), .item() or argmax between here and the loss, or a module that is never called; "
-        "if it is not meant to learn, requires_grad_(False).",
+        "requires_grad_(False) on what is not meant to learn.",
         {
             "parameters": "net.0.weight, net.0.bias",
             "batches": 20,
@@ -188,8 +188,8 @@ def test_parameters_that_no_optimizer_has_are_described_whole() -> None:
         "net.0",
         7,
         "2 parameters (1,234 weights) get gradients, but no optimizer has them.",
-        "add it to the optimizer in configure_optimizers (self.parameters() has everything); if it is meant to stay as "
-        "it is, requires_grad_(False).",
+        "add them to the optimizer in configure_optimizers (self.parameters() has everything), or "
+        "requires_grad_(False) on what is meant to stay as it is.",
         {"parameters": "net.0.weight, net.0.bias", "batches": 6, "parameter-not-optimized.batches": 5},
     )
 
@@ -364,7 +364,7 @@ def test_a_gradient_of_exactly_zero_is_described_whole() -> None:
         Severity.INFO,
         "Adam",
         92,
-        "The gradient of Adam was exactly zero at each of the last 6 steps.",
+        "The gradient of Adam was zero at each of the last 6 steps.",
         "look for dead or saturated units, a clamped loss, or a learning rate that threw the weights off.",
         {"zero_steps": 6, "stuck-gradient.steps": 4},
     )
@@ -538,3 +538,25 @@ def test_every_limit_is_of_a_rule_and_lies_within_its_own_bounds() -> None:
 def test_every_page_has_a_summary_and_words_under_each_heading(rule: Rule) -> None:
     assert rule.summary.endswith(".")
     assert all(rule.section(heading) for heading in SECTIONS)
+
+
+@pytest.mark.parametrize(("middle", "found"), [(0.2999, True), (0.3, False)])
+def test_a_branch_at_the_side_is_no_matter_of_depth(middle: float, found: bool) -> None:
+    assert (verdict(vanishing_gradient, but(DEEP, middles=(0.01, middle, 0.02))) is not None) == found
+
+
+def test_who_clips_already_is_told_something_else() -> None:
+    assert diagnosis(exploding_gradient, AWAY).remedy.startswith("clip the gradients")
+    clipped = diagnosis(exploding_gradient, but(AWAY, clipped=True))
+    assert clipped.remedy == "lower the learning rate, or clip to less than now."
+
+
+def test_without_norms_of_single_parameters_no_place_is_made_up() -> None:
+    found = diagnosis(nonfinite_gradient, but(BROKEN, where=None, broken=0, parameters=0))
+    assert found.message == "The gradient that Adam was given is not finite, in a parameter."
+    assert "None" not in found.remedy
+
+
+def test_of_a_negative_loss_no_share_is_taken() -> None:
+    assert verdict(stuck_gradient, but(STUCK, first_loss=1.0, loss=5.0)) is not None
+    assert verdict(stuck_gradient, but(STUCK, first_loss=-1.0, loss=-5.0)) is None
