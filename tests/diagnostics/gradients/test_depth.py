@@ -180,6 +180,22 @@ def test_looks_that_are_close_together_count_as_one_at_their_worst() -> None:
     assert found.ratios == (pytest.approx(2 * 0.005), pytest.approx(0.005), pytest.approx(0.005))
 
 
+def test_updates_and_the_middle_of_looks_that_are_close_together_are_the_worst_of_them_too() -> None:
+    made = DepthHistory("SGD", 3, 10)
+    for step, own, middle in ((0, 0.001, 1.0), (4, 0.003, 1.0), (9, 0.002, 9.0), (10, 0.001, 1.0)):
+        made.take(step, {**EACH, "b": EACH["b"] * middle}, {**LOOKS, "a": look(own)}, WEIGHTS)
+    found = made.measured()
+    assert found is not None
+    assert found.updates == (pytest.approx(0.1), pytest.approx(1 / 30))
+    assert found.middles == (pytest.approx(1.0), pytest.approx(0.5))
+    resumed = DepthHistory("SGD", 3, 10)
+    resumed.load(json.loads(json.dumps(made.state())))
+    for each in (made, resumed):
+        each.take(15, EACH, {**LOOKS, "a": look(0.006)}, WEIGHTS)
+    assert resumed.measured() == made.measured()
+    assert [entry[0] for entry in entries(resumed)] == [0, 10]
+
+
 @pytest.mark.parametrize(("zeros", "judged"), [(0.5, True), (0.51, False)])
 def test_a_weight_with_mostly_zero_gradients_is_a_table(zeros: float, judged: bool) -> None:
     first = WEIGHTS[0]

@@ -134,6 +134,23 @@ def test_a_matrix_of_a_layer_that_learns_has_a_gradient() -> None:
     assert of_biases("a.0.bias", "a.1.weight", "b.weight") == ["a.0.weight"]
 
 
+def test_a_parameter_that_is_neither_a_matrix_nor_a_bias_has_a_gradient() -> None:
+    known = {**KNOWN, "a.0.scale": parameter("a.0.scale", 100, matrix=False)}
+    missing = Missing()
+    missing.expect(dict.fromkeys(known, "SGD"), step=0, batches=0, steps={})
+    missing.receive(NAMES)
+    assert [each.parameters for each in waiting(missing, known=known)] == [("a.0.scale",)]
+
+
+@pytest.mark.parametrize(("now", "moved"), [(4.0, False), (4.000003, False), (4.000005, True), (3.999995, True)])
+def test_a_norm_that_rounding_changes_does_not_move(now: float, moved: bool) -> None:
+    missing = Missing()
+    missing.expect(ALL, step=0, batches=0, steps={})
+    missing.see({"b.weight": 4.0})
+    missing.see({"b.weight": now})
+    assert ("b.weight" not in missing.waiting) is moved
+
+
 def test_what_moves_without_a_gradient_is_an_average_of_other_weights() -> None:
     missing = Missing()
     missing.expect(ALL, step=3, batches=4, steps={"SGD": 2})
