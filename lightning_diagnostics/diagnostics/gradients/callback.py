@@ -56,8 +56,9 @@ class GradientNormMonitor(DiagnosticCallback):
     any norm under FSDP 1 and DeepSpeed.
 
     Every optimizer step costs one fused norm, which stays on its device, and a second one where gradients were changed
-    after the first (clipping), or where micro-batches are accumulated (for the noise scale). Two hooks of torch's
-    optimizers see the steps; nothing is transferred between looks. Looks are the first optimizer step at or after the
+    after the first (clipping), where micro-batches are accumulated (for the noise scale), or where parameters are
+    sharded; in manual optimisation each backward pass costs one for each optimizer whose gradients it changed. Two
+    hooks of torch's optimizers see the steps; nothing is transferred between looks. Looks are the first optimizer step at or after the
     first batch and the last of every epoch, at least eight spread over it, and one every ``every_n_train_steps``. At a
     look the numbers of all steps since the last one come to the host in one transfer, weights are copied before the
     step (16 million at the most; of a larger model the parameters take turns) and let go after it, and zero gradients

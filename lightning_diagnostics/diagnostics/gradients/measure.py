@@ -97,7 +97,7 @@ class OptimizerGradients:
     largest: float | None = quantity(
         tag="gradients/norm_largest/{layer}",
         unit="L2 norm",
-        how="the largest norm of the steps since the last look",
+        how="the largest norm of the steps since the last look that was drawn",
     )
     clipped_share: float | None = quantity(
         tag="gradients/clipped_share/{layer}",
@@ -172,7 +172,7 @@ class LayerGradients:
         unit="share of the weights",
         how="norm of the layer's weights after the step less those before, over the norm before: decay, momentum and "
         "learning rate included; weights of two dimensions or more with a norm above 1e-8 (healthy runs are near "
-        "1e-3)",
+        "1e-3); of a weight of more than 16 million elements, of evenly spread rows",
         chart="update ratio by layer",
     )
     half_ulp: float | None = quantity(
