@@ -58,12 +58,13 @@ class GradientNormMonitor(DiagnosticCallback):
     Every optimizer step costs one fused norm, which stays on its device, and a second one where gradients were changed
     after the first (clipping), where micro-batches are accumulated (for the noise scale), or where parameters are
     sharded; in manual optimisation each backward pass costs one for each optimizer whose gradients it changed. Two
-    hooks of torch's optimizers see the steps; nothing is transferred between looks. Looks are the first optimizer step at or after the
-    first batch and the last of every epoch, at least eight spread over it, and one every ``every_n_train_steps``. At a
-    look the numbers of all steps since the last one come to the host in one transfer, weights are copied before the
-    step (16 million at the most; of a larger model the parameters take turns) and let go after it, and zero gradients
-    are counted. With sharded parameters each rank has its part, so numbers are drawn and judged where the ranks meet:
-    at the end of an epoch and after a validation.
+    hooks of torch's optimizers see the steps; nothing is transferred between looks.
+
+    Looks are the first optimizer step at or after the first batch and the last of every epoch, at least eight spread
+    over it, and one every ``every_n_train_steps``. At a look the numbers of all steps since the last one come to the
+    host in one transfer, weights are copied before the step (16 million at the most; of a larger model the parameters
+    take turns) and let go after it, and zero gradients are counted. With sharded parameters each rank has its part, so
+    numbers are drawn and judged where the ranks meet: at the end of an epoch and after a validation.
 
     What is drawn, under ``gradients/<quantity>/<optimizer or layer>``: the norm before and after clipping, its mean,
     variance and coefficient of variation over the window and as an exponential average, the share of steps clipped and
