@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lightning_diagnostics.diagnostics.gradients.history import Taken
+from lightning_diagnostics.diagnostics.gradients.history import Taken, total
 from lightning_diagnostics.diagnostics.gradients.looking import ParameterLook, fetched
 from lightning_diagnostics.diagnostics.gradients.parameters import Parameter
 from lightning_diagnostics.diagnostics.gradients.steps import Measured, OptimizerStep
@@ -114,17 +114,10 @@ def _summed(looks: Sequence[ParameterLook | None]) -> ParameterLook:
     known = [look for look in looks if look is not None]
     return ParameterLook(
         sum(look.zeros for look in known),
-        _sum([look.weight for look in known]),
-        _sum([look.update for look in known]),
+        total([look.weight for look in known]),
+        total([look.update for look in known]),
     )
 
 
 def _times(value: float | None, share: float) -> float | None:
     return None if value is None else value * share
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return None
-    return math.fsum(known) if all(map(math.isfinite, known)) else math.nan

@@ -76,9 +76,9 @@ class Taken:
             self.name,
             self.step,
             self.batch,
-            _sum([one.before for one in every]),
-            _sum([one.after for one in every]),
-            {name: math.fsum(one.each.get(name, 0.0) for one in every) for name in names},
+            total([one.before for one in every]),
+            total([one.after for one in every]),
+            {name: total([one.each.get(name, 0.0) for one in every]) or 0.0 for name in names},
             tuple(dict.fromkeys(name for one in every for name in one.named)),
             self.loss,
             None,
@@ -87,14 +87,12 @@ class Taken:
         )
 
 
-def _sum(values: Sequence[float | None]) -> float | None:
+def total(values: Sequence[float | None]) -> float | None:
+    """The sum of the parts of several processes, NaN or infinite if one is; None if a part is not known."""
     known = [value for value in values if value is not None]
-    return math.fsum(known) if len(known) == len(values) and all(map(math.isfinite, known)) else _broken(known, values)
-
-
-def _broken(known: Sequence[float], values: Sequence[float | None]) -> float | None:
-    """A sum with NaN or infinity in it, which ``fsum`` refuses; None if a part is not known."""
-    return math.nan if len(known) == len(values) else None
+    if len(known) < len(values):
+        return None
+    return math.fsum(known) if all(map(math.isfinite, known)) else sum(known)
 
 
 @dataclass(frozen=True)
