@@ -67,10 +67,11 @@ class Deferred:
             self._waiting[device] = [self._together(waiting)]
         return slot
 
-    def fetch(self) -> Fetched:
-        """Everything that was taken; from then on the slots are given anew."""
+    def fetch(self, *, keep: bool = False) -> Fetched:
+        """Everything that was taken; from then on the slots are given anew, unless it is kept."""
         numbers = {device: self._together(waiting).cpu().tolist() for device, waiting in self._waiting.items()}
-        self._clear()
+        if not keep:
+            self._clear()
         return Fetched(numbers)
 
     def clear(self) -> None:

@@ -221,6 +221,7 @@ class GradientNormMonitor(DiagnosticCallback):
     def detach(self) -> None:
         self._watch.stop()
         self._arrivals.end()
+        self._arrivals = Arrivals()
         self._waiting, self._local, self._undrawn = [], [], None
         self._values = ((), [])
 
@@ -326,14 +327,14 @@ class GradientNormMonitor(DiagnosticCallback):
         if self._watch.looked or (self._look and not accumulates):
             self._collect(trainer, pl_module)
 
-    def _collect(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring home what waits, in one transfer, and take it up."""
+    def _collect(self, trainer: Trainer, pl_module: LightningModule, *, keep: bool = False) -> None:
+        """Bring home what waits, in one transfer, and take it up; ``keep``: in the middle of a step, which waits on."""
         steps, self._watch.steps = self._watch.steps, []
         for step in steps:
             if step.loss is None:
                 self._watch.blind.setdefault(f"{step.name}: the loss, so exploding-gradient is not judged")
         waits = self._deferred.size > 0
-        numbers = self._deferred.fetch() if waits else None
+        numbers = self._deferred.fetch(keep=keep) if waits else None
         if numbers is not None:
             names, slots = self._values
             values = dict(zip(names, (numbers[slot][0] for slot in slots), strict=True))
@@ -702,7 +703,7 @@ class GradientNormMonitor(DiagnosticCallback):
     def room_state(self) -> dict[str, Any]:
         trainer = self._run.trainer if self._run is not None else None
         if trainer is not None and self._watch.steps and not self._watch.sharded:  # what came since the last look
-            self._collect(trainer, trainer.lightning_module)
+            self._collect(trainer, trainer.lightning_module, keep=True)
         return {
             "histories": {name: history.state() for name, history in self._histories.items()},
             "depths": {name: depth.state() for name, depth in self._depths.items()},
