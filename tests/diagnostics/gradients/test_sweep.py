@@ -13,7 +13,8 @@ AT_LOOKS = (("heads_that_are_rare", 2), ("LoRaSgd", 0), ("SummedOverTime", 0), (
 AT_LOOKS += (("SparseReward", 0), ("Bootstrap", 0), ("DeepQInOptimizer", 0), ("potential_with_last_bias", 0))
 AT_LOOKS += (("deep_zero_head", 1),)
 """Those that come nearest to a limit, with the seed that does."""
-RESTLESS = ("interpolating_with_spikes", "batches_of_one_adam", "LoRaSgd", "TopOne", "Stochastic")
+RESTLESS = ("interpolating_with_spikes", "batches_of_one_adam", "LoRaSgd", "TopOne", "Stochastic", "SparseReward")
+RESTLESS += ("heavier_tails", "deep_zero_head", "Bootstrap", "sixteen_plain_layers", "potential_with_last_bias")
 
 named = {program.name: program for program in NETWORKS}
 
