@@ -134,3 +134,14 @@ def test_what_is_put_together_records_no_gradient() -> None:
             deferred.put(weight)
         assert not any(each.requires_grad for each in deferred._waiting[slot.device][:1])
         assert deferred.fetch()[slot] == [2.0, 2.0]
+
+
+def test_what_is_kept_is_fetched_again_and_keeps_its_slots() -> None:
+    deferred = Deferred()
+    first = deferred.put(torch.tensor([1.0, 2.0]))
+    assert deferred.fetch(keep=True)[first] == [1.0, 2.0]
+    assert deferred.size == 2
+    second = deferred.put(torch.tensor(3.0))
+    numbers = deferred.fetch()
+    assert (numbers[first], numbers[second]) == ([1.0, 2.0], [3.0])
+    assert deferred.size == 0

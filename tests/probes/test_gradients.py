@@ -315,10 +315,25 @@ def test_of_a_spread_tensor_the_part_of_this_process_is_read() -> None:
         (("replicate", "replicate"), 6.0),
         (("partial", "shard"), 0.0),
         (("shard", "partial"), 0.0),
+        (("striped", "shard"), 1.0),
+        (("striped", "replicate"), 2.0),
+        (("replicate", "striped"), 3.0),
     ],
 )
 def test_the_copies_of_a_part_are_counted_by_its_placements(kinds: tuple[str, str], copies: float) -> None:
     assert copies_of(_spread(*kinds), processes=6) == copies
+
+
+@pytest.mark.usefixtures("_stand_in")
+def test_placements_of_torch_are_understood() -> None:
+    from torch.distributed.tensor import Partial, Replicate, Shard
+    from torch.distributed.tensor.placement_types import _StridedShard
+
+    tensor: Any = _spread()
+    kinds = ((Shard(0), 1.0), (_StridedShard(0, split_factor=2), 1.0), (Replicate(), 3.0), (Partial(), 0.0))
+    for kind, copies in kinds:
+        tensor.placements = (kind, Shard(0))
+        assert copies_of(tensor, processes=6) == copies
 
 
 def test_a_plain_tensor_is_whole_on_every_process() -> None:

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from lightning_diagnostics import GradientNormMonitor
 from lightning_diagnostics.diagnostics.gradients.history import FEW, History, Taken
 from lightning_diagnostics.diagnostics.gradients.measure import Excursions, OptimizerGradients
+from lightning_diagnostics.diagnostics.gradients.rules import Limits, exploding_gradient
+from lightning_diagnostics.findings import Diagnosis
 
 NAN, INF = float("nan"), float("inf")
 WINDOW, FACTOR, PAST = 12, 10.0, 5
@@ -261,6 +264,31 @@ def test_a_loss_that_rises_two_steps_later_is_of_another_cause() -> None:
 def test_an_excursion_takes_a_past(past: int) -> None:
     found = excursions([*[1.0] * past, 20.0], [*[1.0] * past, 2.0])
     assert (found.steps, found.values) == (((past,), 1) if past >= PAST else ((), 0))
+
+
+@pytest.mark.parametrize("window", [10, 12, 100])
+def test_in_a_window_that_is_shorter_than_the_past_several_steps_can_stand_out(window: int) -> None:
+    limits = Limits()
+    assert (limits.exploding_past, limits.exploding_steps) == (20, 8)
+    made = GradientNormMonitor(window=window)._new_history("SGD")
+    rising = [1.01**k for k in range(30)]
+    norms = [1.0] * 20 + [4.0**k for k in range(30)]
+    for index, (norm, loss) in enumerate(zip(norms, [1.0] * 20 + rising, strict=True)):
+        made.take(taken(norm, index, loss=loss))
+    found = made.excursions()
+    assert found.surges == ()
+    assert len(found.steps) >= 8
+    verdict = exploding_gradient.check(found, limits)
+    assert isinstance(verdict, Diagnosis)
+    assert verdict.message.startswith(f"At {len(found.steps)} steps the gradient norm was more than 100 times")
+
+
+@pytest.mark.parametrize("calm", [9, 10])
+def test_in_a_short_window_a_whole_window_is_past_enough(calm: int) -> None:
+    made = GradientNormMonitor(window=10)._new_history("SGD")
+    for index, (norm, loss) in enumerate([(1.0, 1.0)] * calm + [(500.0, 2.0)]):
+        made.take(taken(norm, index, loss=loss))
+    assert made.excursions().steps == ((10,) if calm == 10 else ())
 
 
 def test_a_past_is_of_finite_norms_and_losses() -> None:
