@@ -142,7 +142,6 @@ class History:
         self._earlier: deque[float] = deque(maxlen=self.window)  # losses that have left the window
         self._away: deque[_Away] = deque(maxlen=self.window)
         self._largest_loss: float | None = None  # of the whole run
-        self._judgeable = 0
         self.last: Taken | None = None
 
     def take(self, taken: Taken) -> None:
@@ -186,7 +185,6 @@ class History:
         past = min(len(known), len(losses))
         if past < min(self.past, self.surge_past, self.window) or taken.loss is None:
             return
-        self._judgeable += past >= self.past
         if norm <= self.factor * min(known):  # far below any median; to sort takes longer than the rest
             return
         median = plain.median(known)
@@ -211,7 +209,6 @@ class History:
             worst.median if worst else 0.0,
             worst.loss if worst else 0.0,
             0.0 if worst is None else worst.largest_loss if surges else worst.earlier_loss,
-            self._judgeable,
             tuple(away.step for away in surges),
             any(seen.factor is not None and seen.factor < _NOT_CLIPPED for seen in self._recent),
         )
@@ -279,7 +276,6 @@ class History:
             "earlier": list(self._earlier),
             "away": [[a.step, a.norm, a.median, a.own, a.earlier_loss, a.most, a.past, a.after] for a in self._away],
             "largest_loss": self._largest_loss,
-            "judgeable": self._judgeable,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -287,7 +283,7 @@ class History:
         self.steps, self.since, self.last_finite = state["steps"], state["since"], state["last_finite"]
         self._recent.extend(_Seen(*values) for values in state["recent"])
         self._average = ExponentialMoments(self._average.decay, *state["average"])
-        self._scaled, self._judgeable = state["scaled"], state["judgeable"]
+        self._scaled = state["scaled"]
         self._noise, self._signal, self._noises = state["noise"]
         self._first_mean, self._first_loss = state["first"]
         self._earlier.extend(state["earlier"])

@@ -311,7 +311,6 @@ class Excursions:
         median: The median norm of the window before it.
         loss: The loss at that step, or after it.
         earlier_loss: The largest loss of the window before it; for a surge of the run up to it.
-        values: Steps with a past that is long enough to judge by.
         surges: Of these, or before there was a past to count by, those after which the loss was at once far above all
             of the run; then the numbers are of the largest of them.
         clipped: Whether gradients of the window were clipped.
@@ -323,6 +322,5 @@ class Excursions:
     median: float
     loss: float
     earlier_loss: float
-    values: int
     surges: tuple[int, ...] = ()
     clipped: bool = False
