@@ -38,6 +38,7 @@ _PICTURE_STEPS = 200  # histograms of fifteen layers take 33 kB in the event fil
 _PICTURED = 15
 _OPTIMIZERS = 8  # that are drawn and judged at the most: some programs have one for each parameter
 _CLOSES_AFTER = 3  # verdicts in a row that find nothing
+_ALIKE = 1e-2  # relative: what torch's own norm, and clipping in 16 bits, leave of a norm that is computed from it
 _SAME = 1e-5  # relative: what rounding leaves of a norm that was computed twice
 _FINITE = 24  # optimizer steps in a row with finite gradients
 _UNFINISHED = 500  # batches after which parameters are judged without waiting for the end of the epoch
@@ -371,8 +372,8 @@ class GradientNormMonitor(DiagnosticCallback):
             expected = 1.0
             if self._clip_norm is not None:
                 expected = min(1.0, self._clip_norm / (taken.norm + 1e-6))
-            wrong = abs(factor / expected - 1) > _SAME if self._clip_norm is not None else factor > 1 + _SAME
-            if wrong:
+            unlike = abs(factor / expected - 1) > _ALIKE if self._clip_norm is not None else factor > 1 + _SAME
+            if unlike:
                 self._watch.blind.setdefault(
                     f"{step.name}: the norm after clipping, as its step writes into the gradients"
                 )
