@@ -462,6 +462,26 @@ def test_the_steps_of_a_wrapped_optimizer_are_seen_before_and_after_clipping(
     assert run.findings == []
 
 
+class AheadWithHooks(AheadOfKind):
+    """An optimizer in full, whose own step has the hooks of torch, too."""
+
+    def __init__(self, inner: Optimizer) -> None:
+        Optimizer.__init__(self, inner.param_groups, {})
+        self.wrap(inner)
+
+
+@pytest.mark.parametrize("clip", [None, 0.6])
+def test_a_wrapper_with_hooks_of_its_own_has_the_numbers_of_what_it_wraps(clip: float | None) -> None:
+    plain, full = Wrapped(), Wrapped()
+    full.wrapper = AheadWithHooks
+    one, other = (watched(each, data(24), every=50, gradient_clip_val=clip) for each in (plain, full))
+    assert set(other.histories) == {"Adam", "AheadWithHooks"}
+    for name in other.histories:
+        assert other.recent(name) == one.recent("Adam")
+    assert {seen[2] is None for seen in one.recent("Adam")} == {False}
+    assert other.findings == []
+
+
 # Steps without gradients.
 
 
@@ -646,6 +666,45 @@ def test_a_step_that_is_tried_again_counts_once(kind: type[Fails], every: int) -
     module.kind = kind
     steps = plainly(module, batches)
     run = watched(module, batches, every=every)
+    compare(run, steps)
+    assert run.findings == []
+
+
+class Centred(torch.optim.SGD):
+    """Evaluates the loss itself, and takes the mean out of what it was given before its parent's step."""
+
+    centres = True
+
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for parameter in [p for group in self.param_groups for p in group["params"]]:
+            if self.centres and parameter.dim() > 1:
+                parameter.grad.sub_(parameter.grad.mean(1, keepdim=True))
+        super().step()
+        return loss
+
+
+class ByCentred(Regression):
+    centres = True
+
+    def optimizer(self) -> Optimizer:
+        made = Centred(self.parameters(), lr=0.05)
+        made.centres = self.centres
+        return made
+
+
+@pytest.mark.parametrize("every", [1, 50])
+@pytest.mark.parametrize(("centres", "clip"), [(True, None), (False, None), (False, 0.6)])
+def test_a_step_that_evaluates_the_loss_before_its_parents_counts_once(
+    centres: bool, clip: float | None, every: int
+) -> None:
+    module, batches = ByCentred(), data(24)
+    module.centres = centres
+    steps = plainly(module, batches, clip=clip)
+    run = watched(module, batches, every=every, gradient_clip_val=clip)
     compare(run, steps)
     assert run.findings == []
 
