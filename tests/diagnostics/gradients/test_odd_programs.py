@@ -912,6 +912,14 @@ def test_when_the_run_is_over_no_tensor_is_kept(scaled: bool, hook: str) -> None
     assert list(tensors_in({"found": (torch.ones(1), [torch.ones(2)])}, set())) != []
 
 
+def test_shares_of_sharded_gradients_are_let_go_of() -> None:
+    watch = GradientNormMonitor(strict=True)._watch
+    watch._weights[(1,)] = {torch.device("cpu"): torch.ones(1)}
+    assert len(list(tensors_in(watch, set()))) == 1
+    watch.stop()
+    assert list(tensors_in(watch, set())) == []
+
+
 class WindsUp(GradientNormMonitor):
     """Writes down whether it took up what waited."""
 
