@@ -231,7 +231,8 @@ class NonFinite:
     Attributes:
         optimizer: Its name.
         step: On the axis of ``self.log``.
-        where: The first parameter that the backward pass reached with such a gradient; None if that is not known.
+        where: The first parameter that the backward pass reached with such a gradient; None if that is not known (the
+            finding is at the optimizer then).
         broken: How many parameters have such a gradient.
         parameters: How many have any.
         loss: The loss of that step; None if it was not seen.

@@ -219,7 +219,8 @@ def nonfinite_gradient(measured: "NonFinite", limits: Limits) -> Verdict:
         remedy = (
             f"look at what comes after {measured.where} in the forward pass: sqrt or norm at 0, a division, where()."
         )
-    return Diagnosis(Severity.ERROR, measured.where, measured.step, message, remedy, evidence)
+    where = measured.where or measured.optimizer
+    return Diagnosis(Severity.ERROR, where, measured.step, message, remedy, evidence)
 
 
 @rule(code="GRD102", name="missing-gradient", severities=(Severity.WARNING,))
