@@ -427,8 +427,15 @@ TEXT = "shown('body > *, h3, table').map(e => e.innerText).join('\\n').slice(0, 
 def serving(logdir: Path) -> Iterator[str]:
     """The address of a TensorBoard server."""
     command = [sys.executable, "-m", "tensorboard.main", f"--logdir={logdir.name}", "--port=0", "--host=localhost"]
+    runs = {file.parent.relative_to(logdir).as_posix() for file in logdir.rglob("events.out.tfevents.*")}
     with background(command, cwd=logdir.parent) as log:
-        yield f"http://localhost:{awaited(log, r'http://localhost:([0-9]+)/')}"
+        address = f"http://localhost:{awaited(log, r'http://localhost:([0-9]+)/')}"
+        end = time.monotonic() + 60
+        while not runs <= set(known := json.load(urllib.request.urlopen(f"{address}/data/runs"))):
+            # A page that is opened before they are read stays empty.
+            assert time.monotonic() < end, f"of {sorted(runs)} only {known} were read"
+            time.sleep(0.2)
+        yield address
 
 
 @contextmanager
