@@ -18,7 +18,7 @@ from lightning_diagnostics.diagnostics.gradients.collecting import Collected, co
 from lightning_diagnostics.diagnostics.gradients.depth import DepthHistory, update_ratio
 from lightning_diagnostics.diagnostics.gradients.filters import filters, first_convolution
 from lightning_diagnostics.diagnostics.gradients.history import History, Taken
-from lightning_diagnostics.diagnostics.gradients.looking import Looking, ParameterLook
+from lightning_diagnostics.diagnostics.gradients.looking import Looking, ParameterLook, norms_by_key
 from lightning_diagnostics.diagnostics.gradients.measure import (
     Filters,
     LayerGradients,
@@ -31,7 +31,7 @@ from lightning_diagnostics.diagnostics.gradients.parameters import Parameter, by
 from lightning_diagnostics.diagnostics.gradients.steps import OptimizerStep, StepWatch
 from lightning_diagnostics.diagnostics.gradients.untrained import Missing, Unoptimized
 from lightning_diagnostics.findings import Finding, Rule, TooEarly
-from lightning_diagnostics.probes import Arrivals, Deferred, Slot, copies_of, is_sharded, l2_norms, numbers_of
+from lightning_diagnostics.probes import Arrivals, Deferred, Slot, copies_of, is_sharded, numbers_of
 
 _DRAWN_AT_FIRST, _PICTURED_AT_FIRST = 40, 4  # looks that are drawn before the cadence sets the pace
 _PICTURE_STEPS = 200  # histograms of fifteen layers take 33 kB in the event file
@@ -153,7 +153,7 @@ class GradientNormMonitor(DiagnosticCallback):
         self._averaged = False  # whether ranks average gradients of the whole model
         self._look = self._drawn = False
         self._step = 0
-        self._values: tuple[tuple[str, ...], list[Slot]] = ((), [])
+        self._values: dict[str, Slot] = {}  # norms of weights that are in no optimizer, or wait for a gradient
         self._local: list[tuple[int, Slot, int]] = []  # batch, norm of this rank alone, samples
         self._shared: list[tuple[int, float, int]] = []
         self._whole: dict[int, tuple[str, float]] = {}  # by batch: optimizer and squared norm of all ranks together
@@ -215,7 +215,7 @@ class GradientNormMonitor(DiagnosticCallback):
     @override
     def wind_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._watch.settle()
-        if self._watch.steps:  # what came after the last look, and may be what ended the run
+        if self._watch.waits:  # what came after the last look, and may be what ended the run
             self._collect(trainer, pl_module)
 
     @override
@@ -224,7 +224,7 @@ class GradientNormMonitor(DiagnosticCallback):
         self._arrivals.end()
         self._arrivals = Arrivals()
         self._waiting, self._local, self._undrawn = [], [], None
-        self._values = ((), [])
+        self._values = {}
 
     @override
     def watching(self, trainer: Trainer, pl_module: LightningModule) -> str:
@@ -321,7 +321,7 @@ class GradientNormMonitor(DiagnosticCallback):
             if local is not None and size is not None:
                 slot = self._deferred.put(local)
                 self._local.append((self._watch.batch, slot, size))
-        if self._look and not self._values[0]:
+        if self._look and not self._values:
             self._see_values(pl_module)
         accumulates = insides.accumulation(trainer, 0)[1] > 1  # then the step to be looked at is still to come
         self._watch.settle()
@@ -337,15 +337,14 @@ class GradientNormMonitor(DiagnosticCallback):
         waits = self._deferred.size > 0
         numbers = self._deferred.fetch(keep=keep) if waits else None
         if numbers is not None:
-            names, slots = self._values
-            values = dict(zip(names, (numbers[slot][0] for slot in slots), strict=True))
+            values = {name: numbers[slot][0] for name, slot in self._values.items()}
             optimized = {self._parameters[key].name for key in self._optimized() if key in self._parameters}
             before = self._batches - insides.process_count(trainer)  # this batch is the first of those it rests on
             self._missing.see({name: norm for name, norm in values.items() if name in optimized})
             vain = {name: norm for name, norm in values.items() if name not in optimized}
             self._unoptimized.see(vain, step=self._step, batches=before, optimized=optimized)
             self._shared += [(index, numbers[slot][0] ** 2, size) for index, slot, size in self._local]
-        self._values, self._local = ((), []), []
+        self._values, self._local = {}, []
         collected = collect(steps, numbers, self._parameters, shares=self._shares) if numbers is not None else []
         collected = [replace(one, drawn=self._drawn) for one in collected]
         collected = [self._doubted(step, one) for step, one in zip(steps, collected, strict=True)]
@@ -392,7 +391,7 @@ class GradientNormMonitor(DiagnosticCallback):
             return
         self._arrivals.end()
         self._watch.settle()
-        if self._watch.steps:  # an epoch that was cut short does not end with a look
+        if self._watch.waits:  # an epoch that was cut short does not end with a look
             self._collect(trainer, pl_module)
         self._expect()
         if not self._watch.sharded:
@@ -473,8 +472,7 @@ class GradientNormMonitor(DiagnosticCallback):
         optimized, waiting = self._optimized(), self._missing.waiting
         if self._parameters.keys() <= optimized and not waiting:
             return
-        names: list[str] = []
-        values: list[Tensor] = []
+        values: dict[str, Tensor] = {}
         for parameter in pl_module.parameters():
             known = self._parameters.get(id(parameter))
             if known is None or not parameter.requires_grad:
@@ -482,16 +480,9 @@ class GradientNormMonitor(DiagnosticCallback):
             wanted = known.name in waiting if id(parameter) in optimized else parameter.grad is not None
             numbers = numbers_of(parameter) if wanted else None
             if numbers is not None:
-                names.append(known.name)
-                values.append(numbers.detach())
-        if not values:
-            return
-        found = l2_norms(values)
-        ordered: dict[int, Slot] = {}
-        for device, vector in found.each.items():
-            whole = self._deferred.put(vector)
-            ordered |= {p: Slot(whole.device, whole.start + i, 1) for i, p in enumerate(found.places[device])}
-        self._values = (tuple(names), [ordered[place] for place in range(len(names))])
+                values[known.name] = numbers.detach()
+        if values:
+            self._values = norms_by_key(self._deferred, values)
 
     # Taking up.
 

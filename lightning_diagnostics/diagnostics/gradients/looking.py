@@ -1,13 +1,16 @@
 """What a look reads of the gradients and weights of one optimizer, beside the norms of every step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_diagnostics.probes import BUCKETS, Deferred, Fetched, Slot, histogram, l2_norms, numbers_of
+
+Key = TypeVar("Key")
 
 COPIED = 16_777_216
 """Weights that are copied at one look at the most; of a larger model the parameters take turns."""
@@ -32,6 +35,17 @@ class Look:
     updates: dict[int, Slot] = field(default_factory=dict)
     pictures: dict[int, tuple[Slot, Slot]] = field(default_factory=dict)
     rates: list[Slot | float] = field(default_factory=list)
+
+
+def norms_by_key(deferred: Deferred, tensors: Mapping[Key, Tensor]) -> dict[Key, Slot]:
+    """Where the norm of each of several tensors is to be found, once fetched."""
+    keys, found = list(tensors), l2_norms(list(tensors.values()))
+    slots: dict[Key, Slot] = {}
+    for device, vector in found.each.items():
+        whole = deferred.put(vector)
+        for index, place in enumerate(found.places[device]):
+            slots[keys[place]] = Slot(whole.device, whole.start + index, 1)
+    return slots
 
 
 @dataclass(eq=False)
@@ -76,7 +90,7 @@ class Looking:
         copies = [copy for _, copy, _ in look.copies]
         for copy, (_, _, weights) in zip(copies, look.copies, strict=True):
             copy.sub_(weights)
-        look.updates = self._norms(keys, copies)
+        look.updates = norms_by_key(self.deferred, dict(zip(keys, copies, strict=True)))
         look.copies = []
 
     def _copy(self, optimizer: Optimizer, parameters: Sequence[Tensor], look: Look) -> None:
@@ -94,16 +108,7 @@ class Looking:
             look.copies.append((id(parameter), numbers.clone(), numbers))
         if taken < len(matrices):
             self._turn[id(optimizer)] = first + max(1, taken)  # one with a row that is larger still is passed over
-        look.weights = self._norms([key for key, _, _ in look.copies], [copy for _, copy, _ in look.copies])
-
-    def _norms(self, keys: Sequence[int], tensors: Sequence[Tensor]) -> dict[int, Slot]:
-        found = l2_norms(tensors)
-        slots: dict[int, Slot] = {}
-        for device, vector in found.each.items():
-            whole = self.deferred.put(vector)
-            for index, place in enumerate(found.places[device]):
-                slots[keys[place]] = Slot(whole.device, whole.start + index, 1)
-        return slots
+        look.weights = norms_by_key(self.deferred, {key: copy for key, copy, _ in look.copies})
 
     def _picture(self, numbers: Tensor) -> Slot:
         """Exponent, smallest, largest, sum, sum of squares, and the counts of a histogram."""
