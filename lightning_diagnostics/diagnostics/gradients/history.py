@@ -185,7 +185,7 @@ class History:
         past = min(len(known), len(losses))
         if past < min(self.past, self.surge_past, self.window) or taken.loss is None:
             return
-        if norm <= self.factor * min(known):  # far below any median; to sort takes longer than the rest
+        if norm <= self.factor * min(known):  # nor above the median, then; to sort takes longer than the rest
             return
         median = plain.median(known)
         if norm > self.factor * median > 0:
