@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, lru_cache
@@ -231,15 +232,19 @@ def write_histograms(experiment: object, values: Mapping[str, Drawable], *, step
 def write_layout(folder: str, categories: Mapping[str, Mapping[str, Chart]]) -> None:
     """Write a layout of the custom-scalars page into a run of its own.
 
-    The last layout of a run erases the one before, the user's too; those of different runs are shown together.
+    The last layout of a run erases the one before, the user's too; those of different runs are shown together. Which is
+    the last is told by the names of the files. Those of a ``SummaryWriter`` end in a plain number, by which of two that
+    were written within a second the tenth comes before the ninth; so the file is given a name here.
     """
+    from tensorboard.compat import tf  # the part of it that TensorBoard brings along
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
     from tensorboard.compat.proto.summary_pb2 import (
         Summary,  # pyright: ignore[reportAttributeAccessIssue]
         SummaryMetadata,  # pyright: ignore[reportAttributeAccessIssue]
     )
     from tensorboard.compat.proto.tensor_pb2 import TensorProto  # pyright: ignore[reportAttributeAccessIssue]
     from tensorboard.plugins.custom_scalar import layout_pb2
-    from torch.utils.tensorboard import SummaryWriter
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
     proto = cast(Any, layout_pb2)  # made by protobuf at run time
 
@@ -259,8 +264,12 @@ def write_layout(folder: str, categories: Mapping[str, Mapping[str, Chart]]) -> 
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="custom_scalars"))
     tensor = TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()])
     record = Summary.Value(tag="custom_scalars__config__", tensor=tensor, metadata=metadata)
-    with SummaryWriter(folder, filename_suffix=".layout") as writer:
-        cast(Any, writer)._get_file_writer().add_summary(Summary(value=[record]))
+    now, gfile = time.time_ns(), cast(Any, tf).io.gfile
+    gfile.makedirs(folder)
+    with gfile.GFile(f"{folder}/events.out.tfevents.{now // 10**9:010d}.{now:020d}.layout", "wb") as file:
+        events = RecordWriter(file)
+        for content in ({"file_version": "brain.Event:2"}, {"summary": Summary(value=[record])}):
+            events.write(Event(wall_time=now / 1e9, **content).SerializeToString())
 
 
 def _parted(categories: Mapping[str, Mapping[str, Chart]]) -> Iterator[tuple[str, dict[str, Chart]]]:

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image as Pillow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch import Tensor
 from torch.nn import Linear, ReLU, Sequential, Tanh
@@ -591,3 +592,15 @@ def test_every_logger_gets_the_curves_and_every_writer_of_event_files_the_table(
     for board in boards:
         assert "graph_leak/graphs_alive" in _events(board.log_dir).Tags()["scalars"]
         assert _tables(board.log_dir)[-1][1][0][1] == "model.running_loss"
+
+
+def test_the_last_of_many_layouts_is_the_one_that_is_shown(tmp_path: Path) -> None:
+    layouts = [{"one": {f"chart {number}": tensorboard.Chart((f"tag {number}",))}} for number in range(12)]
+    for (
+        each
+    ) in layouts:  # within one second: by the numbers that a SummaryWriter counts, the tenth came before the ninth
+        tensorboard.write_layout(str(tmp_path), each)
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    (shown,) = multiplexer.Tensors(".", "custom_scalars__config__")[-1].tensor_proto.string_val
+    layout = layout_pb2.Layout.FromString(shown)
+    assert [chart.title for category in layout.category for chart in category.chart] == ["chart 11"]
