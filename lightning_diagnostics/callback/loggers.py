@@ -1,4 +1,4 @@
-"""What each kind of logger is given: numbers all of them, histograms and the findings those that have a place for them.
+"""What each kind of logger is given: numbers all of them, the rest those that have a place for it.
 
 Kinds are told apart by the loggers' own objects, so that nothing is imported that the run does not use anyway.
 """
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from lightning_diagnostics import tensorboard
 from lightning_diagnostics.callback.trainer import plain_writer
 from lightning_diagnostics.findings import Finding, Severity
-from lightning_diagnostics.tensorboard import FINDINGS_TAG, Drawable, Histogram, Image
+from lightning_diagnostics.tensorboard import FINDINGS_TAG, Drawable, Histogram, Image, Text
 
 WANDB_BUCKETS = 512
 """The most buckets that ``wandb.Histogram`` takes."""
@@ -44,6 +44,7 @@ def draw(logger: Any, values: Mapping[str, Drawable], *, step: int) -> None:
         values = {_apart(tag): value for tag, value in values.items()}
     logger.log_metrics(tensorboard.scalars(values), step=step)
     tensorboard.write_histograms(experiment, _prefixed(logger, values), step=step)
+    tensorboard.write_texts(experiment, _prefixed(logger, values), step=step)
 
 
 def write_findings(logger: Any, findings: Sequence[Finding], *, step: int) -> None:
@@ -97,6 +98,9 @@ def _apart(tag: str) -> str:
 
 
 def _draw_in_wandb(experiment: Any, values: Mapping[str, Drawable], step: int) -> None:
+    values = {tag: value for tag, value in values.items() if not isinstance(value, Text)}
+    if not values:
+        return
     known = _with_axis.setdefault(experiment, set())
     for tag in values.keys() - known:
         experiment.define_metric(tag, step_metric=_axis(tag))

@@ -145,14 +145,18 @@ class Run:
         Args:
             category: What the charts stand under.
             charts: By title, in the order of the page.
-            filled: Those of them that have curves.
+            filled: Those of them that have curves, and those that only measurements have, which come last.
         """
         known = self._laid_out.get(category, {})
-        merged = {title: _merged(known.get(title), one) if one.band else charts[title] for title, one in filled.items()}
+        merged = {
+            title: charts[title] if title in charts and not one.band else _merged(known.get(title), one)
+            for title, one in filled.items()
+        }
         if all(title in known and known[title] == chart for title, chart in merged.items()):
             return
         merged = {**known, **merged}
-        self._laid_out[category] = {title: merged[title] for title in charts if title in merged}
+        titles = dict.fromkeys((*charts, *merged))
+        self._laid_out[category] = {title: merged[title] for title in titles if title in merged}
         self._outlet("the layout in TensorBoard", lambda trainer: _write_layout(trainer, self._laid_out))
 
     def leave(self, member: str, step: int, undecided: list[str], ending: str) -> None:
@@ -215,8 +219,10 @@ class Run:
 
 
 def _merged(known: tensorboard.Chart | None, more: tensorboard.Chart) -> tensorboard.Chart:
-    """A chart with the bands of both; a line that has got its edges since takes the place of the bare one."""
+    """A chart with the lines of both; one that has got the edges of its band since takes the place of the bare one."""
     tags = (*(known.tags if known is not None else ()), *more.tags)
+    if not more.band:
+        return tensorboard.Chart(tuple(dict.fromkeys(tags)))
     threes = {line: (line, low, high) for line, low, high in zip(tags[::3], tags[1::3], tags[2::3], strict=True)}
     return tensorboard.Chart(tuple(tag for three in threes.values() for tag in three), band=True)
 

@@ -79,7 +79,7 @@ def test_the_floors_are_held_apart(house: Path) -> None:
         ("statistics.py", "import lightning.pytorch"),
         ("probes/graphs.py", "from lightning_diagnostics.findings import Finding"),
         ("probes/graphs.py", "import tensorboard"),
-        ("tensorboard.py", "import lightning_diagnostics.callback"),
+        ("tensorboard/charts.py", "import lightning_diagnostics.callback"),
         ("catalogue.py", "import torch"),
         ("findings/finding.py", "import torch"),
         ("findings/journal.py", "import lightning_diagnostics.tensorboard"),

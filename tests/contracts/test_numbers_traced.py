@@ -62,7 +62,8 @@ def _off_the_axis(events: EventAccumulator) -> set[str]:
 
 
 def _all_tags(events: EventAccumulator) -> set[str]:
-    return {tag for kind in ("scalars", "tensors", "histograms", "images") for tag in events.Tags()[kind]}
+    tags = {tag for kind in ("scalars", "tensors", "histograms", "images") for tag in events.Tags()[kind]}
+    return {tag.removesuffix("/text_summary") for tag in tags}  # which TensorBoard's writers put after that of a text
 
 
 class Convolutional(Student):
