@@ -203,6 +203,11 @@ def batch_size(trainer: Trainer, batch: Any) -> int | None:
     return size if isinstance(size, int) and tensors and all(len(each) == size for each in tensors) else None
 
 
+def length(batch: Any) -> int | None:
+    """Samples in a batch, by the length of its first tensor; None if it has none."""
+    return next((len(each) for each in _tensors(batch)), None)
+
+
 def _tensors(batch: Any) -> Iterator[torch.Tensor]:
     """The tensors of a batch, those of no dimension left out."""
     if isinstance(batch, torch.Tensor):
@@ -469,3 +474,32 @@ def monitored(trainer: Trainer) -> dict[str, str]:
         if isinstance(name, str) and mode in ("min", "max"):
             found.setdefault(name, mode)
     return found
+
+
+# Training data.
+
+
+def training_loaders(trainer: Trainer) -> list[tuple[Any, float]]:
+    """The training loaders as Lightning made them, and how many batches of each an epoch takes at most."""
+    combined: Any = trainer.fit_loop._combined_loader
+    if combined is None:
+        return []
+    limits = combined.limits or [math.inf] * len(combined.flattened)
+    ends: dict[str, Any] = {
+        "min_size": min,
+        "max_size": max,
+        "max_size_cycle": max,
+    }  # one after the other: each its own
+    end = ends.get(combined._mode)
+    return list(zip(combined.flattened, [end(limits)] * len(limits) if end else limits, strict=True))
+
+
+def users_sampler(sampler: Any) -> Any:
+    """What Lightning has wrapped so that each process gets its part; itself if nothing is."""
+    return getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
+
+
+def shard(trainer: Trainer) -> tuple[int, int]:
+    """Which part of the data is this process's, from 0, and how many parts there are."""
+    parts = trainer.distributed_sampler_kwargs or {}
+    return int(parts.get("rank", trainer.global_rank)), int(parts.get("num_replicas", trainer.world_size))
