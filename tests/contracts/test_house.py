@@ -75,8 +75,8 @@ def test_the_floors_are_held_apart(house: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "trespass"),
     [
-        ("statistics.py", "import lightning_diagnostics.callback"),
-        ("statistics.py", "import lightning.pytorch"),
+        ("statistics/moments.py", "import lightning_diagnostics.callback"),
+        ("statistics/moments.py", "import lightning.pytorch"),
         ("probes/graphs.py", "from lightning_diagnostics.findings import Finding"),
         ("probes/graphs.py", "import tensorboard"),
         ("tensorboard/charts.py", "import lightning_diagnostics.callback"),
