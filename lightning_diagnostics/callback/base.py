@@ -16,6 +16,7 @@ from lightning_diagnostics import tensorboard
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.arguments import explained, one_of, wide
 from lightning_diagnostics.callback.namespaces import Callback, LightningModule, Trainer, adopt
+from lightning_diagnostics.callback.order import Place, restore_order
 from lightning_diagnostics.callback.run import Run
 from lightning_diagnostics.findings import (
     Diagnosis,
@@ -74,6 +75,8 @@ class DiagnosticCallback(Callback):
     """What the suite's presets set other than the defaults, by preset; None leaves the diagnostic out."""
     stages: ClassVar[frozenset[str]] = frozenset({"fit"})
     """Of the Trainer, that it takes part in: ``"fit"`` (validations too), ``"validate"``, ``"test"``, ``"predict"``."""
+    goes_first: ClassVar[bool] = False
+    """Whether its hooks come before those of all other callbacks during a run, wherever it is listed."""
     state_outlives_run: ClassVar[bool] = False  # whether `room_state` is still right after `detach`
 
     def __init__(
@@ -96,6 +99,7 @@ class DiagnosticCallback(Callback):
         self._selection = Selection()
         self._run: Run | None = None
         self._joined = False
+        self._place = Place()
         self._off = False
         self._failed: set[str] = set()  # what failed and was said to
         self._room_at_end: dict[str, Any] | None = None  # what a checkpoint saved after the run holds
@@ -236,6 +240,8 @@ class DiagnosticCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage in self.stages:
             self._safely(self._join, trainer)
+            if self.goes_first:
+                self._always(self._place.leave, trainer, self)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -295,10 +301,12 @@ class DiagnosticCallback(Callback):
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._always(restore_order, trainer)
         self._finish(trainer, pl_module, "finished", step=insides.epoch_end_step(trainer))
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._always(restore_order, trainer)
         ending = f"ended by {type(exception).__name__}"
         lost = insides.is_device_lost(exception)
         self._finish(trainer, None if lost else pl_module, ending, step=insides.log_step(trainer))

@@ -13,6 +13,7 @@ from lightning_diagnostics.callback import terminal
 from lightning_diagnostics.callback.arguments import explained, on_the_command_line, one_of
 from lightning_diagnostics.callback.base import At, DiagnosticCallback, OnFinding, check_common
 from lightning_diagnostics.callback.namespaces import Callback, LightningModule, Trainer, adopt
+from lightning_diagnostics.callback.order import callbacks_of
 from lightning_diagnostics.findings import (
     Finding,
     Selection,
@@ -138,23 +139,27 @@ class Diagnostics(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._withdraw(trainer)  # those of a run of whose end nobody told us
-        callbacks = _callbacks(trainer)
-        self._listed = [callback for callback in callbacks if isinstance(callback, DiagnosticCallback)]
-        self._inserted = []
+        callbacks = callbacks_of(trainer)
+        here = next((place for place, callback in enumerate(callbacks) if callback is self), len(callbacks))
+        # Of a run of whose end nobody told us some may be left. Lightning goes along this very list: what stands
+        # before us it has set up by now, and nothing may change its index.
+        callbacks[here + 1 :] = [callback for callback in callbacks[here + 1 :] if not self._owns(callback)]
+        self._inserted = [callback for callback in callbacks[:here] if self._owns(callback)]
+        self._listed = [
+            callback for callback in callbacks if isinstance(callback, DiagnosticCallback) and not self._owns(callback)
+        ]
         aloud = trainer.is_global_zero and stage == "fit"
         if self._stands_back(callbacks, aloud=aloud):
             return
         if not self._children and self.preset != "off":
             _tell("nothing is watched: the arguments (%s) leave no diagnostic", self.enabled_by, aloud=aloud)
-        self._inserted = [
-            child for child in self._children if not any(isinstance(other, type(child)) for other in self._listed)
-        ]
-        here = next(place for place, callback in enumerate(callbacks) if callback is self)
-        callbacks[here + 1 : here + 1] = self._inserted  # Lightning sets them up next, as it goes along this very list
+        there = [*self._listed, *self._inserted]
+        more = [child for child in self._children if not any(isinstance(other, type(child)) for other in there)]
+        self._inserted += more
+        callbacks[here + 1 : here + 1] = more  # Lightning sets them up next
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for child in self._inserted[:1]:
             child.tell(enabled_by=self.enabled_by, settings=self._settings)
 
@@ -186,16 +191,18 @@ class Diagnostics(Callback):
         _tell(f"{why} (%s); the one of %s stands back", suites[0].enabled_by, self.enabled_by, aloud=aloud)
         return True
 
+    def _owns(self, callback: object) -> bool:
+        return any(callback is child for child in self._children)
+
     def _withdraw(self, trainer: Trainer) -> list[DiagnosticCallback]:
-        """Take our callbacks out of the Trainer's list; gives those that were put in (it may be another list now)."""
-        callbacks = _callbacks(trainer)
-        callbacks[:] = [callback for callback in callbacks if not any(callback is child for child in self._children)]
-        return self._inserted
+        """Take our callbacks out of the Trainer's list; gives those that Lightning will not tell of the end.
 
-
-def _callbacks(trainer: Trainer) -> list[Any]:
-    """The Trainer's own list, not a copy."""
-    return cast(Any, trainer).callbacks
+        The Trainer gets a new list, since Lightning may be on its way along the old one: it tells those that stand in
+        there. That may be a list without ours, which the user has put in its place.
+        """
+        callbacks = callbacks_of(trainer)
+        cast(Any, trainer).callbacks = [callback for callback in callbacks if not self._owns(callback)]
+        return [child for child in self._inserted if not any(child is callback for callback in callbacks)]
 
 
 def _tell(text: str, *ways: str, aloud: bool) -> None:
