@@ -1,0 +1,1 @@
+"""What `GeneralizationGapMonitor` measures, finds, and leaves alone."""
