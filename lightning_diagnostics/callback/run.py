@@ -219,11 +219,14 @@ class Run:
 
 
 def _merged(known: tensorboard.Chart | None, more: tensorboard.Chart) -> tensorboard.Chart:
-    """A chart with the lines of both; one that has got the edges of its band since takes the place of the bare one."""
+    """A chart with the lines of both; one with the edges of its band takes the place of the bare one."""
     tags = (*(known.tags if known is not None else ()), *more.tags)
     if not more.band:
         return tensorboard.Chart(tuple(dict.fromkeys(tags)))
-    threes = {line: (line, low, high) for line, low, high in zip(tags[::3], tags[1::3], tags[2::3], strict=True)}
+    threes: dict[str, tuple[str, str, str]] = {}
+    for line, low, high in zip(tags[::3], tags[1::3], tags[2::3], strict=True):
+        if line not in threes or low != line:
+            threes[line] = (line, low, high)
     return tensorboard.Chart(tuple(tag for three in threes.values() for tag in three), band=True)
 
 

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import groupby
@@ -488,6 +489,35 @@ def test_a_store_of_mlflow_that_fails_is_switched_off_alone_and_told_of_once(mlf
 
 
 # CSV, several at once, and none of them.
+
+
+@dataclass(frozen=True)
+class _Told:
+    words: tensorboard.Text = tensorboard.quantity(tag="room/words", unit="words", how="told")
+    number: float | None = tensorboard.quantity(tag="room/number", unit="1", how="counted")
+
+
+@pytest.mark.parametrize("number", [2.0, None])
+def test_a_text_is_for_tensorboard_and_no_fault_elsewhere(
+    number: float | None, wandb: Any, mlflow: Any, tmp_path: Path
+) -> None:
+    board, table = TensorBoardLogger(tmp_path, name="board"), CSVLogger(tmp_path, name="table")
+    store, other = mlflow_logger(tmp_path / "store"), wandb_logger(tmp_path / "run")
+    told = _Told(tensorboard.Text("*words*"), number)
+    scripted = Scripted({3: [lambda callback, trainer, step: callback.draw(trainer, told, step=step)]})
+    with heard() as records:
+        run([table, other, store, board], scripted)
+    end(wandb)
+    assert [record.getMessage() for record in records if record.exc_info] == []
+    events = EventAccumulator(board.log_dir).Reload()
+    (text,) = events.Tensors("room/words/text_summary")
+    assert (text.step, text.tensor_proto.string_val[0]) == (3, b"*words*")
+    history = [row for row in wandb_rows(tmp_path / "run") if any(tag.startswith("room/") for tag in row)]
+    expected = {"room/number"} if number else set()
+    found = [mlflow_curves(store), *csv_rows(table), *history]
+    tags = {tag.replace("room.", "room/") for each in found for tag in each if tag.startswith("room")}
+    assert tags - {"room/step"} == expected
+    assert bool(history) == bool(number)
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
