@@ -485,13 +485,8 @@ def training_loaders(trainer: Trainer) -> list[tuple[Any, float]]:
     if combined is None:
         return []
     limits = combined.limits or [math.inf] * len(combined.flattened)
-    ends: dict[str, Any] = {
-        "min_size": min,
-        "max_size": max,
-        "max_size_cycle": max,
-    }  # one after the other: each its own
-    end = ends.get(combined._mode)
-    return list(zip(combined.flattened, [end(limits)] * len(limits) if end else limits, strict=True))
+    most = min(limits) if combined._mode == "min_size" else max(limits)
+    return [(loader, most) for loader in combined.flattened]
 
 
 def users_sampler(sampler: Any) -> Any:
@@ -503,3 +498,22 @@ def shard(trainer: Trainer) -> tuple[int, int]:
     """Which part of the data is this process's, from 0, and how many parts there are."""
     parts = trainer.distributed_sampler_kwargs or {}
     return int(parts.get("rank", trainer.global_rank)), int(parts.get("num_replicas", trainer.world_size))
+
+
+def validation_samples(trainer: Trainer, counted: list[dict[int, int]]) -> dict[int, int]:
+    """The samples of the validation that is running, by the index of the loader, without those that only fill up.
+
+    Args:
+        trainer: The Trainer.
+        counted: Samples in the batches of each process.
+    """
+    found: dict[int, int] = {}
+    for process in counted:
+        for loader, number in process.items():
+            found[loader] = found.get(loader, 0) + number
+    loaders = validation_loaders(trainer) or []
+    for loader, one in enumerate(loaders):
+        sampler, most = getattr(one, "sampler", None), getattr(getattr(one, "dataset", None), "__len__", None)
+        if loader in found and isinstance(sampler, torch.utils.data.DistributedSampler) and most is not None:
+            found[loader] = min(found[loader], int(most()))
+    return found
