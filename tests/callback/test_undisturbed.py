@@ -31,7 +31,7 @@ from torch.utils.data import TensorDataset
 from torchmetrics import CatMetric, MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
-from lightning_diagnostics.callback import undisturbed as place
+from lightning_diagnostics.callback.undisturbed import kept as place
 from lightning_diagnostics.callback.undisturbed import (
     CannotRestoreError,
     ExchangeError,
