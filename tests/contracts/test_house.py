@@ -15,7 +15,7 @@ from lightning_diagnostics.findings.rule import SECTIONS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(str(files("lightning_diagnostics")))
-HEAVY = ("torch", "lightning", "pytorch_lightning", "numpy", "tensorboard")
+HEAVY = ("torch", "lightning", "pytorch_lightning", "numpy", "scipy", "tensorboard")
 
 
 # What is loaded.
