@@ -111,7 +111,7 @@ class ClassTally:
         target = _of_batch(batch) if target is None else target
         if target is None:
             return "`validation_step` returned predictions and no true classes (under 'target')"
-        predicted, target = _alike(predicted.detach(), target.detach())
+        predicted, target = _alike(predicted, target)
         if not target.numel():
             return None
         kind = _kind(predicted, target)
@@ -186,8 +186,7 @@ def _kind(predicted: Tensor, target: Tensor) -> str | None:
 
 
 def _alike(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Both with the dimensions that a step may have squeezed away or left over; true and false as one and zero."""
-    predicted, target = (each.long() if each.dtype == torch.bool else each for each in (predicted, target))
+    """Both with the dimensions that a step may have squeezed away, and without those that it left over."""
     predicted, target = torch.atleast_1d(predicted), torch.atleast_1d(target)
     if target.dim() > 1 and target.shape[1] == 1 and predicted.dim() in (target.dim(), target.dim() - 1):
         target = target.squeeze(1)

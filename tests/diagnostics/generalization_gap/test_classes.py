@@ -170,6 +170,11 @@ class _Named(NamedTuple):
     labels: Tensor
 
 
+class _Reversed(NamedTuple):
+    labels: Tensor
+    inputs: Tensor
+
+
 @dataclass
 class _Fields:
     y_hat: Tensor
@@ -184,6 +189,7 @@ def _forms() -> list[Any]:
         *named,
         *((_Named(predicted, target), None), (_Fields(predicted, target), None)),
         *((alone, (torch.zeros(2, 3), target)), (alone, [torch.zeros(2, 3), target]), (alone, {"labels": target})),
+        (alone, _Reversed(target, torch.ones(2, dtype=torch.long))),
         *((alone, _Fields(predicted, target)), ({"target": target, **alone}, (torch.zeros(2), torch.tensor([1, 0])))),
     ]
 
