@@ -31,7 +31,6 @@ from torch.utils.data import TensorDataset
 from torchmetrics import CatMetric, MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
-from lightning_diagnostics.callback.undisturbed import kept as place
 from lightning_diagnostics.callback.undisturbed import (
     CannotRestoreError,
     ExchangeError,
@@ -39,6 +38,7 @@ from lightning_diagnostics.callback.undisturbed import (
     Traces,
     undisturbed,
 )
+from lightning_diagnostics.callback.undisturbed import kept as place
 from tests.helpers import fit, trainer
 from tests.patients import Student, loader
 
@@ -159,8 +159,8 @@ def generators() -> Any:
 class Here(Callback):
     """Acts in the middle of the first batch of a validation, undisturbed."""
 
-    def __init__(self, act: Callable[[Any, Any], Any], *, look: Callable[[Any], Any] = state) -> None:
-        self.act, self.look = act, look
+    def __init__(self, act: Callable[[Any, Any], Any], *, look: Callable[[Any], Any] = state, **options: Any) -> None:
+        self.act, self.look, self.options = act, look, options
         self.before: Any = None
         self.within: Any = None
         self.after: Any = None
@@ -173,7 +173,7 @@ class Here(Callback):
             return
         self.before = self.look(pl_module)
         try:
-            with undisturbed(trainer, pl_module):
+            with undisturbed(trainer, pl_module, **self.options):
                 try:
                     self.act(pl_module, batch[0])
                 finally:

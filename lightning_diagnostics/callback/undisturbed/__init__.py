@@ -17,7 +17,7 @@ from lightning_diagnostics.callback.undisturbed.errors import (
     LearningError,
     WritingError,
 )
-from lightning_diagnostics.callback.undisturbed.guards import alone, no_writing, refuse_step
+from lightning_diagnostics.callback.undisturbed.guards import alone, no_writing, refuse_checkpoint, refuse_step
 from lightning_diagnostics.callback.undisturbed.kept import Kept, nothing, run_all
 from lightning_diagnostics.callback.undisturbed.surroundings import Data, generators, programs, schedules
 
@@ -108,6 +108,7 @@ def undisturbed(
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.CRITICAL)
         stack.enter_context(no_writing())
+        stack.callback(_attribute(trainer, "save_checkpoint", refuse_checkpoint))  # it begins with another file
         if guard:
             stack.enter_context(alone(pl_module, *others))
         yield traces
@@ -126,9 +127,9 @@ def _gradients(module: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def _attribute(module: nn.Module, name: str, value: Any) -> Callable[[], None]:
+def _attribute(owner: object, name: str, value: Any) -> Callable[[], None]:
     """Set an attribute of the object alone; gives what puts it back."""
-    own = vars(module)
+    own = vars(owner)
     had, old = name in own, own.get(name)
     own[name] = value
 

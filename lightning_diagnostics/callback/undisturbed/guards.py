@@ -37,6 +37,11 @@ def refuse_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
     raise LearningError(f"the step lets {type(optimizer).__name__} change weights")
 
 
+def refuse_checkpoint(filepath: Any, *args: Any, **kwargs: Any) -> None:
+    """What stands in for ``trainer.save_checkpoint``."""
+    raise WritingError(filepath)
+
+
 class _Alone(TorchDispatchMode):
     """Raises before anything is exchanged with other processes, or written to a module's weights."""
 

@@ -24,6 +24,7 @@ DEPTH = 6
 LONG = 10_000
 SCALARS = (bool, int, float, complex, str, bytes)
 
+_NO_CONTENTS = (type(None), *SCALARS)
 _MOST_BYTES, _MOST_ITEMS = 512 << 20, 100_000
 _TORCH_OWN = frozenset({"_parameters", "_buffers", "_modules", "_trainer", "_fabric", "_jit_module"})
 LIBRARIES = frozenset(
@@ -77,7 +78,7 @@ class Kept:
         names, buffers = dict(module._buffers), [each for each in module._buffers.values() if each is not None]
         values = self.tensors(buffers)
         own = {name: value for name, value in vars(module).items() if is_state(name)}
-        contents = [self.contents(value) for value in own.values()]
+        contents = all_of(self.contents(value) for value in own.values() if not isinstance(value, _NO_CONTENTS))
 
         def restore() -> None:
             for known, old in registered:
@@ -92,8 +93,7 @@ class Kept:
             values()
             module._buffers.clear()
             module._buffers.update(names)
-            for each in contents:
-                each()
+            contents()
             known = vars(module)
             for name in [name for name in known if is_state(name) and name not in own]:
                 del known[name]
@@ -122,7 +122,7 @@ class Kept:
             raise CannotRestoreError(f"an attribute of {self.what} cannot be copied ({fault})") from fault
 
     def _contents(self, value: Any, depth: int) -> Restore:
-        if value is None or isinstance(value, SCALARS) or id(value) in self._seen or not depth:
+        if isinstance(value, _NO_CONTENTS) or id(value) in self._seen or not depth:
             return nothing
         if isinstance(value, nn.Module):  # of a list, say: a metric that is not registered
             return all_of(self.module(module) for module in self.new(value))
@@ -173,6 +173,8 @@ class Kept:
     def tensors(self, values: list[Tensor]) -> Restore:
         """What puts the values of tensors back, of those that were written to."""
         values = [each for each in values if not torch.nn.parameter.is_lazy(each)]
+        if not values:
+            return nothing
         self._count(sum(map(_bytes, values)))
         copies = [(each, each.detach().clone(), _version(each)) for each in values]
 
@@ -196,7 +198,8 @@ class Kept:
         restore = _refilling(value)
         items = list(value.values() if isinstance(value, dict) else value)
         plain = len(items) > LONG and isinstance(items[0], SCALARS)  # all of them, then: a list of paths, of numbers
-        return restore if plain else all_of([restore, *(self.contents(each, depth - 1) for each in items)])
+        more = () if plain else (each for each in items if not isinstance(each, _NO_CONTENTS))
+        return all_of([restore, *(self.contents(each, depth - 1) for each in more)])
 
 
 def is_state(name: str) -> bool:
