@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_diagnostics.callback.suite import Diagnostics
     from lightning_diagnostics.diagnostics.activations.callback import ActivationMonitor
     from lightning_diagnostics.diagnostics.batch_norm.callback import BatchNormGuard
+    from lightning_diagnostics.diagnostics.generalization_gap.callback import GeneralizationGapMonitor
     from lightning_diagnostics.diagnostics.gradients.callback import GradientNormMonitor
     from lightning_diagnostics.diagnostics.graph_leak.callback import GraphLeakDetector
     from lightning_diagnostics.findings import Finding, Severity
@@ -28,6 +29,7 @@ _REGISTRY = {
     "DiagnosticsCLI": "lightning_diagnostics.callback.command_line",
     "DiagnosticsFlags": "lightning_diagnostics.callback.flags",
     "Finding": "lightning_diagnostics.findings",
+    "GeneralizationGapMonitor": "lightning_diagnostics.diagnostics.generalization_gap.callback",
     "GradientNormMonitor": "lightning_diagnostics.diagnostics.gradients.callback",
     "GraphLeakDetector": "lightning_diagnostics.diagnostics.graph_leak.callback",
     "Severity": "lightning_diagnostics.findings",
@@ -40,6 +42,7 @@ __all__ = [
     "DiagnosticsCLI",
     "DiagnosticsFlags",
     "Finding",
+    "GeneralizationGapMonitor",
     "GradientNormMonitor",
     "GraphLeakDetector",
     "Severity",

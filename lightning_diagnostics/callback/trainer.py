@@ -517,3 +517,10 @@ def validation_samples(trainer: Trainer, counted: list[dict[int, int]]) -> dict[
         if loader in found and isinstance(sampler, torch.utils.data.DistributedSampler) and most is not None:
             found[loader] = min(found[loader], int(most()))
     return found
+
+
+def class_names(trainer: Trainer) -> list[str] | None:
+    """What the data set of the first validation loader calls its classes (``classes``, as in torchvision)."""
+    loaders = validation_loaders(trainer)
+    names = getattr(getattr(loaders[0], "dataset", None), "classes", None) if loaders else None
+    return list(names) if isinstance(names, list | tuple) and all(isinstance(each, str) for each in names) else None

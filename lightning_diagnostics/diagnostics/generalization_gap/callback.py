@@ -1,0 +1,588 @@
+"""`GeneralizationGapMonitor`: training and validation measured on the same footing, and the onset of overfitting."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, get_args
+
+from typing_extensions import override
+
+from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, whole_number
+from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.callback.arguments import one_of
+from lightning_diagnostics.callback.budget import Budget
+from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
+from lightning_diagnostics.diagnostics.generalization_gap import directions, measure, metrics
+from lightning_diagnostics.diagnostics.generalization_gap.baseline import Constant, constant
+from lightning_diagnostics.diagnostics.generalization_gap.caption import caption
+from lightning_diagnostics.diagnostics.generalization_gap.classes import ClassTally, picture
+from lightning_diagnostics.diagnostics.generalization_gap.classes import scores as scores_of_classes
+from lightning_diagnostics.diagnostics.generalization_gap.directions import Direction
+from lightning_diagnostics.diagnostics.generalization_gap.history import Moment, Streak, Watched
+from lightning_diagnostics.diagnostics.generalization_gap.measure import ConfusionMatrix, MetricGap
+from lightning_diagnostics.diagnostics.generalization_gap.names import Names
+from lightning_diagnostics.diagnostics.generalization_gap.rules import (
+    Limits,
+    gap_within_noise,
+    mode_gap,
+    overconfident,
+    overfitting,
+    underfitting,
+    unmeasured_gap,
+    validation_too_good,
+)
+from lightning_diagnostics.diagnostics.generalization_gap.scoring import Score, Scoring, hooked, passed_samples
+from lightning_diagnostics.diagnostics.generalization_gap.training import OFF, TrainingSide
+from lightning_diagnostics.diagnostics.generalization_gap.validating import Known, Validation
+from lightning_diagnostics.findings import Finding, Rule, TooEarly
+
+TrainPass = Literal["subset", "full", "off"]
+Criterion = Literal["patience", "GL", "PQ", "UP"]
+
+MOST_METRICS = 12
+"""Metrics that are drawn."""
+
+
+class GeneralizationGapMonitor(DiagnosticCallback):
+    """Measures training data as validation data is measured, and tells overfitting from what only looks like it.
+
+    The training loss that is usually plotted is an average over an epoch of changing weights, with dropout and
+    augmentation; the validation loss is that of the end of the epoch without them. At the end of every validation this
+    callback runs the module's own ``validation_step`` over training data, in evaluation mode, with the weights of that
+    moment, so that each validation metric gets a training twin, and a gap with a 95 % band, under its own name. Some
+    batches are run in training mode, too: how much worse evaluation mode is on the same data is the other part of the
+    difference between the usual curves. The module, its metrics, lists and counters, the loaders, the loggers and all
+    generators of random numbers are afterwards as they were.
+
+    What it costs: with ``train_pass="subset"`` about what the validation costs, once more, and eight training batches
+    in both modes; less where ``time_budget`` says so. Between validations nothing.
+
+    What is drawn, at each validation, for up to twelve metrics: ``gap/<metric>`` with its band, the training twin, the
+    validation metric, the part of the mode, and how each changed; ``gap/training_samples`` and
+    ``gap/validation_samples``. ``trainer.callback_metrics`` has ``gap/<metric>`` and ``gap/training/<metric>``, in time
+    for ``ModelCheckpoint`` and ``EarlyStopping`` wherever they are in the list of callbacks.
+
+    Findings: ``overfitting`` (GAP101), ``validation-too-good`` (GAP102), ``mode-gap`` (GAP103), ``underfitting``
+    (GAP104); notes ``overconfident`` (GAP801), ``gap-within-noise`` (GAP802), ``unmeasured-gap`` (GAP901).
+
+    Args:
+        train_pass: ``"subset"`` reads a fixed random subset of the training data, as large as the validation data;
+            ``"full"`` all of it, with a progress bar; ``"off"`` none: then there is neither a gap nor a finding. A
+            method ``train_eval_dataloader()`` of the module or the data module gives the loader to read, if there is
+            one; else one is made from the data set of the training loader.
+        monitor: The validation metric whose onset of overfitting is looked for; by default the validation loss (of
+            each loader one).
+        directions: Which way a metric is better, ``{"val_score": "max"}``; by default told from the callbacks that
+            watch it, from torchmetrics, or from its name. A metric of which it is not known is drawn, not judged.
+        criterion: When overfitting is declared: ``"patience"``, or one of Prechelt's (1998) ``"GL"`` (generalization
+            loss), ``"PQ"`` (its quotient with training progress), ``"UP"`` (successive rises); their thresholds are
+            limits.
+        patience: Validations without a better one after which overfitting is declared; no verdict before.
+        min_relative_improvement: What counts as better, as a share of the best.
+        strip: Validations in one strip of ``"PQ"`` and ``"UP"``.
+        time_budget: The share of the time between two validations that a subset pass may take; if one took longer than
+            that and than a second, the next ones read fewer samples (the number is drawn). Rank zero decides.
+        per_class: Draw precision and recall of each class and the confusion matrix, if ``validation_step`` returns
+            predictions and targets (a mapping with ``"preds"`` or ``"logits"`` and ``"target"``, say).
+        on_finding: What to do about a finding: ``"report"`` it, ``"stop"`` training after the batch, or ``"raise"`` a
+            ``FindingError``. With several processes the ranks agree on it at the end of the epoch or of a validation.
+            ``"stop"`` on overfitting is early stopping with patience and relative improvement.
+        at: The severity from which ``"stop"`` and ``"raise"`` act: ``"warning"`` or ``"error"``.
+        limits: Limits to override, by name, e.g. ``{"overfitting.rise": 0.1}``.
+        strict: Raise our own faults instead of switching off (for tests).
+
+    Raises:
+        ValueError: if a word or a limit is not known, or a value is not allowed.
+        TypeError: if a value is of the wrong kind.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.callbacks import ModelCheckpoint
+        >>> from lightning_diagnostics import GeneralizationGapMonitor
+        >>> best = ModelCheckpoint(monitor="gap/val_loss")
+        >>> trainer = Trainer(callbacks=[best, GeneralizationGapMonitor(patience=3)], logger=False)
+    """
+
+    rules = (overfitting, validation_too_good, mode_gap, underfitting, overconfident, gap_within_noise)
+    blind_rule = unmeasured_gap
+    default_limits = Limits()
+    goes_first = True
+    state_outlives_run = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any] | None]] = {
+        "light": {"time_budget": 0.02},
+        "thorough": {"per_class": True, "time_budget": 1.0},
+    }
+
+    def __init__(
+        self,
+        *,
+        train_pass: TrainPass = "subset",
+        monitor: str | None = None,
+        directions: dict[str, str] | None = None,
+        criterion: Criterion = "patience",
+        patience: int = 5,
+        min_relative_improvement: float = 0.001,
+        strip: int = 5,
+        time_budget: float = 0.1,
+        per_class: bool = False,
+        on_finding: OnFinding = "report",
+        at: At = "warning",
+        limits: dict[str, float] | None = None,
+        strict: bool = False,
+    ) -> None:
+        # Validate the arguments.
+        one_of("train_pass", train_pass, get_args(TrainPass))
+        one_of("criterion", criterion, get_args(Criterion))
+        whole_number("patience", patience, low=1)
+        whole_number("strip", strip, low=2)
+        _share("min_relative_improvement", min_relative_improvement, low=0.0)
+        _share("time_budget", time_budget, low=1e-6)
+        _check_directions(directions)
+        if not isinstance(per_class, bool):  # pyright: ignore[reportUnnecessaryIsInstance]  # users have no type checker
+            raise TypeError(f"per_class={per_class!r}: allowed are True and False")
+        if not (monitor is None or isinstance(monitor, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"monitor={monitor!r}: expected the name of a metric, or None")
+        super().__init__(on_finding=on_finding, at=at, limits=limits, strict=strict)
+
+        # Set up a monitor that has seen nothing.
+        self.train_pass: TrainPass = train_pass
+        self.monitor = monitor
+        self.directions = dict(directions or {})
+        self.criterion: Criterion = criterion
+        self.patience = patience
+        self.min_relative_improvement = min_relative_improvement
+        self.strip = strip
+        self.time_budget = time_budget
+        self.per_class = per_class
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget everything about the validations of this run."""
+        self._watched: dict[str, Watched] = {}
+        self._streaks: dict[str, Streak] = {}  # by rule and metric
+        self._validations = 0
+        self._first = -1  # the step of the first validation
+        self._before: dict[str, tuple[float | None, float]] = {}  # training and validation at the one before
+        self._first_losses: dict[str, float] = {}  # the first of the training batches, of each loss
+        self._no_shares: set[str] = set()  # metrics that were no share of samples at some validation
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Forget everything about this process."""
+        self._side = TrainingSide(self.train_pass)
+        self._names = Names()
+        self._said: set[str] = set()  # notes on what cannot be measured
+        self._widths: dict[str, float | None] = {}  # half of the interval of each validation metric
+        self._validation: Validation | None = None
+        self._mine: Known | None = None  # for the other processes
+        self._known: list[Known] = []
+        self._drawn = Budget(MOST_METRICS)
+
+    # The life of a run.
+
+    @override
+    def forget(self) -> None:
+        self._reset()
+
+    @override
+    def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.train_pass != "off" and insides.is_sharded(trainer):
+            self._side.give_up(f"{type(trainer.strategy).__name__} spreads the weights over the processes", OFF)
+
+    @override
+    def detach(self) -> None:
+        self._start_over()
+
+    @override
+    def watching(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        if self.train_pass == "off":
+            return "the generalization gap is not measured (train_pass='off'): blind"
+        if not insides.is_overridden(pl_module, "validation_step") or not trainer.enable_validation:
+            return "no validation, so no generalization gap: blind"
+        much = "all training data" if self.train_pass == "full" else "a subset of the training data"
+        return f"{much} in evaluation mode at each validation"
+
+    @override
+    def undecided(self) -> list[str]:
+        said: list[str] = []
+        for each in self._watched.values():
+            onset = each.onset(share=False, fewest=self._limits.batches)
+            if onset is None or onset.training_now is None or onset.now - onset.best <= self._limits.rise * onset.best:
+                continue
+            verdict = overfitting.check(onset, self._limits)
+            if isinstance(verdict, TooEarly):
+                said.append(f"overfitting of {each.metric}: {verdict.have} of the {verdict.need} validations needed")
+        return said
+
+    # A validation.
+
+    @override
+    def evaluation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validation = Validation(per_class=self.per_class) if trainer.state.fn == "fit" else None
+        self._mine, self._known = None, []
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._validation is not None:
+            self._validation.note(insides.logged(trainer), outputs, batch, dataloader_idx)
+
+    @override
+    def evaluation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All batches are done, and the module's own hook comes next, which may empty what was gathered."""
+        validation = self._validation
+        if validation is None:
+            return
+        seen = validation.read(pl_module, insides.logged(trainer), states=self._names.wanted)
+        elapsed = self._side.elapsed()
+        passed = None
+        if not trainer.sanity_checking and self._side.reason is None:
+            passed = self._side.run(trainer, pl_module, validation)
+        classes = validation.classes
+        confusion = None if classes is None else classes.state()
+        problem = None if classes is None else classes.problem
+        reason, remedy = self._side.reason, self._side.remedy
+        self._mine = Known(seen, validation.samples, passed, reason, remedy, elapsed, confusion, problem)
+        self._known = [self._mine]  # of several processes `take_in` brings those of all
+
+    @override
+    def share(self) -> Any:
+        return None if self._mine is None else self._mine.portable()
+
+    @override
+    def take_in(self, trainer: Trainer, pl_module: LightningModule, shared: list[Any]) -> None:
+        if self._mine is not None:
+            self._mine, self._known = None, shared
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The user's hook has run and all metrics are final; nobody has asked for them yet, since we come first."""
+        validation, known = self._validation, self._known
+        self._validation, self._mine, self._known = None, None, []
+        if validation is None or not known:
+            return
+        if len(known) < insides.process_count(trainer):
+            known = [replace(each, passed=None, reason=_APART) for each in known]
+        ended, found = insides.logged(trainer), metrics.found(pl_module)
+        own = hooked(ended, {name for each in known for name in each.validation.series})
+        self._names.learn(own, found, [each.validation.states for each in known], pl_module.device)
+        if trainer.sanity_checking:
+            return
+        samples = insides.validation_samples(trainer, [each.samples for each in known])
+        scoring = Scoring(known, found, self._names, pl_module.device, samples)
+        scores = scoring.scores(ended, trainer.callback_metrics)
+        self._conclude(trainer, scores, known)
+
+    def _conclude(self, trainer: Trainer, scores: list[Score], known: list[Known]) -> None:
+        """Draw, publish and judge one validation."""
+        step = insides.log_step(trainer)
+        self._first = step if self._first < 0 else self._first
+        self._validations += 1
+        self._say_blind(trainer, scores, known)
+        watched = insides.monitored(trainer)
+        told: dict[str, Direction | None] = {
+            each.name: directions.direction(each.name, told=self.directions, watched=watched, metric=each.metric)
+            for each in scores
+        }
+        gaps = {each.name: self._gap(each, told[each.name]) for each in scores}
+        insides.publish(trainer, _published(gaps.values()))
+        self._draw(trainer, list(gaps.values()), known, step=step)
+        self._judge_onsets(trainer, scores, told, list(watched), step=step)
+        for score in scores:
+            self._judge_gap(trainer, score, told[score.name], step=step)
+            self._judge_modes(trainer, score, told[score.name], step=step)
+        self._judge_baseline(trainer, scores, known, step=step)
+        self._adapt(known, scores)
+
+    def _say_blind(self, trainer: Trainer, scores: list[Score], known: list[Known]) -> None:
+        """Say, once, why there is no pass, or which metrics have no twin."""
+        reasons = [each for each in known if each.reason]
+        if reasons and "reason" not in self._said:
+            self._said.add("reason")
+            reason = reasons[0].reason or ""
+            message = f"Training data are not measured as validation data are: {reason}."
+            self.note_blind(trainer, message, reasons[0].remedy)
+        lone = [each.name for each in scores if each.training is None]
+        if lone and len(lone) < len(scores) and "lone" not in self._said and self._validations > 1:
+            self._said.add("lone")
+            self.note_blind(
+                trainer,
+                f"{', '.join(lone)} cannot be measured on training data: made at the end of the validation, from what "
+                "cannot be followed.",
+                "log a torchmetrics object, or the value of each batch, in validation_step.",
+            )
+
+    # Numbers.
+
+    def _gap(self, score: Score, direction: Direction | None) -> MetricGap:
+        """What is drawn of one metric."""
+        training, validation = score.training, score.validation
+        if not self._is_share(score):
+            self._no_shares.add(score.name)
+        sign = -1.0 if direction == "max" else 1.0
+        gap, band = None, None
+        if training is not None:
+            gap = sign * (validation.value - training.value)
+            one, other = (training, validation) if direction == "max" else (validation, training)
+            band = measure.difference(one, other, share=self._is_share(score))
+        mode = None
+        if score.modes is not None:
+            mode = sign * (score.modes[1].value - score.modes[0].value)
+        before = self._before.get(score.name)
+        twin = None if training is None else training.value
+        self._before[score.name] = (twin, validation.value)
+        self._widths[score.name] = measure.resolution(validation, share=self._is_share(score))
+        return MetricGap(
+            layer=score.name,
+            training=twin,
+            validation=validation.value,
+            gap=gap,
+            gap_low=None if band is None else band.low,
+            gap_high=None if band is None else band.high,
+            mode=mode,
+            training_change=None if twin is None or before is None or before[0] is None else twin - before[0],
+            validation_change=None if before is None else validation.value - before[1],
+        )
+
+    def _is_share(self, score: Score) -> bool:
+        """Whether a metric has been a share of samples at every validation so far."""
+        if "loss" in score.name.lower() or score.name in self._no_shares:
+            return False
+        return score.validation.correct is not None and (score.training is None or score.training.correct is not None)
+
+    def _draw(self, trainer: Trainer, gaps: list[MetricGap], known: list[Known], *, step: int) -> None:
+        own = {code.code for code in self.rules}
+        ill = {each.where or "" for each in self.findings if each.status == "open" and each.code in own}
+        chosen = self._drawn.choose({each.layer: 0.0 for each in gaps}, ill)
+        shown = [each for each in gaps if each.layer in chosen]
+        validation = insides.validation_samples(trainer, [each.samples for each in known])
+        samples = measure.Samples(
+            training=max(_training_samples(known).values(), default=None),
+            validation=max(validation.values(), default=None),
+        )
+        words = caption(shown, self._widths, samples)
+        classes = self._classes(trainer, known) if self.per_class else []
+        self.draw(trainer, samples, *shown, *classes, words, step=step)
+        self.lay_out("generalization gap", *shown, *classes)
+
+    def _classes(self, trainer: Trainer, known: list[Known]) -> list[object]:
+        """What is drawn of the classes; none if predictions could not be counted."""
+        confusion = ClassTally.merge([each.confusion for each in known])
+        problem = next((each.uncounted for each in known if each.uncounted), None)
+        if confusion is None:
+            if problem and "classes" not in self._said:
+                self._said.add("classes")
+                message = f"There are no scores of each class: {problem}."
+                self.note_blind(trainer, message, "return {'preds': ..., 'target': ...} from validation_step.")
+            return []
+        names = insides.class_names(trainer)
+        return [*scores_of_classes(confusion, names), ConfusionMatrix(picture(confusion))]
+
+    def _adapt(self, known: list[Known], scores: list[Score]) -> None:
+        """Settle what the next pass does; every process comes to the same, since all know the same."""
+        last = passed_samples(known)
+        if last is not None:
+            self._side.adapt(last[1], last[2], last[0], self.time_budget)
+        pairs = [each.modes for each in scores if each.modes is not None]
+        if pairs:
+            self._side.modes_differ(any(one.value != other.value for one, other in pairs))
+
+    # Verdicts.
+
+    def _judge(self, trainer: Trainer, rule: Rule, measured: object, where: str, *, step: int) -> None:
+        """Ask a rule, and take its finding back if it does not hold any more."""
+        if self.judge(trainer, rule, measured, step=step) is None:
+            self._close(rule, where, step=step)
+
+    def _close(self, rule: Rule, where: str, *, step: int) -> None:
+        for finding in self.findings:
+            if finding.code == rule.code and finding.where == where and finding.status == "open":
+                self.close(finding, step=step)
+
+    def _streak(self, rule: Rule, where: str, holds: bool, *, step: int) -> Streak:
+        streak = self._streaks.setdefault(f"{rule.code} {where}", Streak())
+        streak.update(holds, step=step)
+        return streak
+
+    def _judge_onsets(
+        self,
+        trainer: Trainer,
+        scores: list[Score],
+        told: Mapping[str, Direction | None],
+        watched: list[str],
+        *,
+        step: int,
+    ) -> None:
+        by_name = {each.name: each for each in scores}
+        for name in directions.losses(told, self.monitor):
+            beside = directions.partner(name, told, watched)
+            score, other = by_name[name], by_name.get(beside or "")
+            curve = self._watched.setdefault(
+                name, Watched(name, self.patience, self.min_relative_improvement, self.criterion, self.strip)
+            )
+            moment = Moment(
+                step,
+                score.validation,
+                None if score.training is None else score.training.value,
+                None if other is None else other.name,
+                None if other is None else other.validation,
+            )
+            if curve.add(moment, None if other is None else told[other.name]):
+                for rule in (overfitting, overconfident):
+                    self._close(rule, name, step=step)
+                continue
+            share = other is not None and self._is_share(other)
+            onset = curve.onset(share=share, fewest=self._limits.batches)
+            for rule in (overfitting, overconfident):
+                verdict = self.judge(trainer, rule, onset, step=step)
+                if isinstance(verdict, Finding) and rule is overfitting:
+                    self._close(overconfident, name, step=step)
+
+    def _judge_gap(self, trainer: Trainer, score: Score, direction: Direction | None, *, step: int) -> None:
+        training, validation, name = score.training, score.validation, score.name
+        if training is None or direction is None:
+            return
+        share = self._is_share(score)
+        one, other = (training, validation) if direction == "max" else (validation, training)
+        sure = measure.difference(one, other, share=share, confidence=self._limits.good_confidence)
+        good = sure is not None and sure.high < 0 and not self._side.augments
+        streak = self._streak(validation_too_good, name, good, step=step)
+        if sure is not None:
+            measured = measure.Advantage(
+                name,
+                streak.since,
+                streak.count,
+                training.value,
+                validation.value,
+                share,
+                sure.high,
+                self._limits.good_confidence,
+                training.samples,
+                validation.samples,
+            )
+            self._judge(trainer, validation_too_good, measured, name, step=step)
+        band = measure.difference(one, other, share=share)
+        streak = self._streak(gap_within_noise, name, band is not None and band.low <= 0 <= band.high, step=step)
+        if band is not None and name in self._watched:
+            gap, half = abs(validation.value - training.value), (band.high - band.low) / 2
+            noise = measure.Noise(name, streak.since, streak.count, gap, half, training.samples, validation.samples)
+            self._judge(trainer, gap_within_noise, noise, name, step=step)
+
+    def _judge_modes(self, trainer: Trainer, score: Score, direction: Direction | None, *, step: int) -> None:
+        if score.name not in self._watched or direction != "min" or score.modes is None:
+            return
+        in_training, in_evaluation = score.modes
+        first = self._first_losses.setdefault(score.name, in_training.value)
+        more = in_evaluation.value - in_training.value
+        much = more > self._limits.mode_excess * abs(in_training.value) and more > self._limits.mode_least * abs(first)
+        streak = self._streak(mode_gap, score.name, much, step=step)
+        band = measure.rise(in_evaluation.series, in_training.series, fewest=2)
+        batches = len(in_evaluation.series.means) if in_evaluation.series is not None else 0
+        measured = measure.ModeGap(
+            score.name,
+            streak.since,
+            streak.count,
+            in_training.value,
+            in_evaluation.value,
+            batches,
+            None if band is None else band.low,
+        )
+        self._judge(trainer, mode_gap, measured, score.name, step=step)
+
+    def _judge_baseline(self, trainer: Trainer, scores: list[Score], known: list[Known], *, step: int) -> None:
+        passed = [each.passed for each in known if each.passed is not None]
+        if not passed or len(passed) < len(known):
+            return
+        best = constant([each.targets for each in passed])
+        for score in scores:
+            kind, number = _constant_of(score, best, is_loss=score.name in self._watched, share=self._is_share(score))
+            if score.training is None or number is None or kind is None or score.loader:
+                continue
+            measured = measure.Baseline(score.name, self._first, self._validations, kind, score.training.value, number)
+            self._judge(trainer, underfitting, measured, score.name, step=step)
+
+    # Resuming.
+
+    @override
+    def room_state(self) -> dict[str, Any]:
+        return {
+            "watched": {name: each.plain() for name, each in self._watched.items()},
+            "streaks": {key: [each.count, each.since] for key, each in self._streaks.items()},
+            "validations": self._validations,
+            "first": self._first,
+            "before": {name: list(each) for name, each in self._before.items()},
+            "first_losses": dict(self._first_losses),
+            "no_shares": sorted(self._no_shares),
+        }
+
+    @override
+    def load_room_state(self, state: Mapping[str, Any]) -> None:
+        for name, plain in state["watched"].items():
+            curve = Watched(name, self.patience, self.min_relative_improvement, self.criterion, self.strip)
+            curve.load(plain)
+            self._watched[name] = curve
+        self._streaks = {key: Streak(*each) for key, each in state["streaks"].items()}
+        self._validations, self._first = state["validations"], state["first"]
+        self._before = {name: (training, validation) for name, (training, validation) in state["before"].items()}
+        self._first_losses, self._no_shares = dict(state["first_losses"]), set(state["no_shares"])
+
+
+_APART = "not every process has this callback, or it was switched off in one"
+
+
+def _published(gaps: Iterable[MetricGap]) -> dict[str, float]:
+    """What callbacks can watch."""
+    values: dict[str, float] = {}
+    for each in gaps:
+        if each.gap is not None and each.training is not None:
+            values |= {f"gap/{each.layer}": each.gap, f"gap/training/{each.layer}": each.training}
+    return values
+
+
+def _training_samples(known: list[Known]) -> dict[int, int]:
+    """Samples of the pass, of all processes, by the index of the validation loader."""
+    found: dict[int, int] = {}
+    for each in known:
+        for loader, number in each.passed.samples.items() if each.passed is not None else ():
+            found[loader] = found.get(loader, 0) + number
+    return found
+
+
+def _constant_of(
+    score: Score, best: Constant, *, is_loss: bool, share: bool
+) -> tuple[Literal["share", "cross entropy", "squared error"] | None, float | None]:
+    """What of a constant predictor a metric is compared with, and its number."""
+    words = score.name.lower()
+    if share and "acc" in words:
+        return "share", best.share
+    if "mse" in words:
+        return "squared error", best.squared_error
+    if is_loss and "loss" in words:
+        if best.cross_entropy is not None:
+            return "cross entropy", best.cross_entropy
+        return "squared error", best.squared_error
+    return None, None
+
+
+def _share(name: str, value: object, *, low: float) -> None:
+    """Check a share of something."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}={value!r}: expected a number")
+    if not low <= value <= 1:
+        raise ValueError(f"{name}={value!r}: allowed is {low:g} to 1")
+
+
+def _check_directions(told: object) -> None:
+    if told is None:
+        return
+    if not isinstance(told, Mapping):
+        raise TypeError(f"directions={told!r}: expected a mapping from the name of a metric to 'min' or 'max'")
+    for name, way in told.items():
+        if way not in ("min", "max"):
+            raise ValueError(f"directions: {name!r} is {way!r}: allowed are 'min' and 'max'")

@@ -1,0 +1,192 @@
+"""The pass over training data: the module's own ``validation_step``, as if it had never been made."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
+from lightning_diagnostics.callback.undisturbed import Traces, alone, undisturbed
+from lightning_diagnostics.diagnostics.generalization_gap import metrics
+from lightning_diagnostics.diagnostics.generalization_gap.baseline import Targets
+from lightning_diagnostics.diagnostics.generalization_gap.data import TrainingData
+from lightning_diagnostics.diagnostics.generalization_gap.tally import Series, Tally
+
+MODE_BATCHES = 8
+"""Training batches that are run in training mode, too; the differences of the two modes are of one batch each."""
+
+
+@dataclass
+class Snapshot:
+    """What a pass has logged, or a part of it, in one process.
+
+    Attributes:
+        series: Of values, by name.
+        objects: The paths of the objects of torchmetrics that were logged, by name.
+        states: The states of all metrics that saw something, by path; of None it cannot be told.
+    """
+
+    series: dict[str, Series] = field(default_factory=dict[str, Series])
+    objects: dict[str, str] = field(default_factory=dict[str, str])
+    states: dict[str, metrics.State | None] = field(default_factory=dict[str, "metrics.State | None"])
+
+    def portable(self) -> "Snapshot":
+        """For other processes: states on the CPU, those that are too large left out."""
+        states = {path: None if each is None else metrics.portable(each) for path, each in self.states.items()}
+        return Snapshot(self.series, self.objects, states)
+
+
+@dataclass
+class Passed:
+    """What the pass of one process has come to.
+
+    Attributes:
+        samples: How many there were, by the index of the validation loader that they stand for.
+        evaluation: What was logged in evaluation mode.
+        modes: The first batches in training mode and in evaluation mode; None if that was not asked or not possible.
+        targets: The targets of the samples, as `Targets` tells them.
+        seconds: How long it took.
+    """
+
+    samples: dict[int, int]
+    evaluation: Snapshot
+    modes: tuple[Snapshot, Snapshot] | None = None
+    targets: dict[str, Any] | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do in a pass.
+
+    Attributes:
+        samples: How many samples to read for each validation loader, by its index; None for all.
+        training: The mode of each module in training, by its path; empty if training mode is not asked.
+        mode_batches: How many batches are run in training mode.
+        guarded: Whether every batch is guarded against what cannot be undone, not the first alone.
+        watch: What is told of each batch, and of how many samples it was.
+    """
+
+    samples: Mapping[int, int | None]
+    training: Mapping[str, bool]
+    mode_batches: int = MODE_BATCHES
+    guarded: bool = False
+    watch: Callable[[int], None] = lambda _: None
+
+
+class Pass:
+    """One pass over training data.
+
+    Args:
+        trainer: In a validation whose last batch is done.
+        pl_module: Its module, in evaluation mode.
+        data: The training data.
+        plan: What to do.
+    """
+
+    def __init__(self, trainer: Trainer, pl_module: LightningModule, data: TrainingData, plan: Plan) -> None:
+        self._trainer, self._module, self._data, self._plan = trainer, pl_module, data, plan
+
+    def run(self) -> Passed:
+        """Run it; the module, the trainer and the data are afterwards as they were.
+
+        Raises:
+            Exception: whatever the module's step or the data raise, and what `undisturbed` does.
+        """
+        begun = time.perf_counter()
+        with (
+            metrics.set_aside(self._module),
+            undisturbed(self._trainer, self._module, data=self._data.datasets, logs=True, guard=False) as traces,
+            insides.logging_apart(self._trainer, self._module) as apart,
+            torch.no_grad(),
+        ):
+            self._apart = apart
+            in_training = self._in_training_mode(traces)
+            passed = self._in_evaluation_mode(in_training)
+        passed.seconds = time.perf_counter() - begun
+        return passed
+
+    def _in_training_mode(self, traces: Traces) -> Snapshot | None:
+        """The first batches in the modes of training; None if that is not asked, or is more than the module can do."""
+        if not self._plan.training:
+            return None
+        loader = next(iter(self._plan.samples))
+        tally, batches = Tally(), self._batches(loader, most=self._plan.mode_batches)
+        try:
+            for path, module in self._module.named_modules():
+                module.training = self._plan.training.get(path, module.training)
+            for _ in self._steps(batches, loader, tally):
+                pass
+            return self._snapshot(tally)
+        except Exception:  # noqa: BLE001  # one sample, say, where batch norm wants two
+            return None
+        finally:
+            traces.restore()
+            self._renew()
+
+    def _in_evaluation_mode(self, in_training: Snapshot | None) -> Passed:
+        passed = Passed({}, Snapshot())
+        targets = Targets()
+        for loader in self._plan.samples:
+            self._renew()
+            tally, first = Tally(), loader == next(iter(self._plan.samples))
+            for number, batch in enumerate(self._steps(self._batches(loader), loader, tally), 1):
+                passed.samples[loader] = passed.samples.get(loader, 0) + (insides.length(batch) or 0)
+                if not first:
+                    continue
+                targets.update(batch)
+                if number == self._plan.mode_batches and in_training is not None:
+                    passed.modes = in_training, self._snapshot(tally)
+            snapshot = self._snapshot(tally)
+            if first and in_training is not None and passed.modes is None:
+                passed.modes = in_training, snapshot
+            passed.evaluation.series |= snapshot.series
+            passed.evaluation.states |= {_of(loader, path): each for path, each in snapshot.states.items()}
+            passed.evaluation.objects |= {name: _of(loader, path) for name, path in snapshot.objects.items()}
+        passed.targets = targets.state()
+        return passed
+
+    def _batches(self, loader: int, most: int | None = None) -> Iterator[Any]:
+        for number, batch in enumerate(self._data.batches(self._plan.samples[loader])):
+            if number == most:
+                return
+            yield batch
+
+    def _steps(self, batches: Iterator[Any], loader: int, tally: Tally) -> Iterator[Any]:
+        """Run the step on each batch; gives the batch when it is done."""
+        for number, batch in enumerate(batches):
+            if number and not self._plan.guarded:
+                self._apart.step(batch, loader)
+            else:
+                with alone(self._module):
+                    self._apart.step(batch, loader)
+            tally.note(self._apart.logged())
+            self._plan.watch(insides.length(batch) or 0)
+            yield batch
+
+    def _snapshot(self, tally: Tally) -> Snapshot:
+        return snapshot(self._module, self._apart.logged(), tally.read())
+
+    def _renew(self) -> None:
+        self._apart.fresh()
+        for metric in metrics.found(self._module).values():
+            metrics.renew(metric)
+
+
+def snapshot(module: nn.Module, logged: list[insides.Logged], series: dict[str, Series]) -> Snapshot:
+    """What has been logged, with the states of the module's metrics."""
+    metrics.refer(module)
+    found = metrics.found(module)
+    paths = {id(metric): path for path, metric in found.items()}
+    named = {each.name: paths[id(each.metric)] for each in logged if id(each.metric) in paths}
+    seen = {path: metric for path, metric in found.items() if metrics.is_updated(metric)}
+    return Snapshot(series, named, {path: metrics.state(metric) for path, metric in seen.items()})
+
+
+def _of(loader: int, path: str) -> str:
+    """The path of a metric, for one of several loaders."""
+    return f"{path}@{loader}" if loader else path

@@ -1,0 +1,143 @@
+"""The training side of the comparison: which data is read, how much of it, and what keeps it from being read."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
+from lightning_diagnostics.callback.undisturbed import (
+    CannotRestoreError,
+    ExchangeError,
+    LearningError,
+    WritingError,
+    undisturbed,
+)
+from lightning_diagnostics.diagnostics.generalization_gap.data import TrainingData, UnreadableError, find
+from lightning_diagnostics.diagnostics.generalization_gap.passing import Pass, Passed, Plan
+from lightning_diagnostics.diagnostics.generalization_gap.validating import Validation
+
+FREE_SECONDS = 1.0
+"""A pass may take that long whatever the budget says."""
+
+FEWEST = 64
+"""Samples that are read whatever the budget says."""
+
+HOOK = "give the module or the data module a method train_eval_dataloader(), or set train_pass='off'."
+OFF = "set train_pass='off', which turns this off, or keep that out of validation_step."
+
+
+class TrainingSide:
+    """Runs passes over training data while that is possible, and says why if it is not.
+
+    Args:
+        train_pass: ``"subset"``, ``"full"`` or ``"off"``.
+    """
+
+    def __init__(self, train_pass: str) -> None:
+        self._much = train_pass
+        self._data: TrainingData | None = None
+        self._most: int | None = None  # samples that the budget allows
+        self._differ = True  # whether the modes do, as far as is known
+        self._ended = time.perf_counter()
+        self.reason: str | None = "" if train_pass == "off" else None
+        """Why no pass is made any more; empty if none was asked for, None while passes are made."""
+        self.remedy = OFF
+
+    @property
+    def source(self) -> str:
+        """Where the training samples come from, in words."""
+        return "" if self._data is None else self._data.source
+
+    @property
+    def augments(self) -> bool:
+        """Whether reading a sample twice gives two different ones."""
+        return self._data is not None and self._data.augments
+
+    def give_up(self, reason: str, remedy: str = OFF) -> None:
+        """Make no pass any more in this run."""
+        self.reason, self.remedy = reason, remedy
+
+    def elapsed(self) -> float:
+        """Seconds since the last pass."""
+        return time.perf_counter() - self._ended
+
+    def run(self, trainer: Trainer, pl_module: LightningModule, validation: Validation) -> Passed | None:
+        """One pass; None if it is not possible, and ``reason`` says why."""
+        try:
+            if self._data is None:
+                self._data = self._found(trainer, pl_module, validation)
+            with self._progress(trainer) as watch:
+                plan = self._plan(trainer, pl_module, validation, watch)
+                return Pass(trainer, pl_module, self._data, plan).run()
+        except UnreadableError as fault:
+            self.give_up(fault.reason, fault.remedy)
+        except CannotRestoreError as fault:
+            self.give_up(f"not all of it could be put back: {fault}")
+        except (LearningError, ExchangeError, WritingError) as fault:
+            self.give_up(f"validation_step does what cannot be undone: {fault}")
+        except Exception as fault:  # noqa: BLE001  # the user's step, on data that it was not made for
+            self.give_up(f"validation_step does not take training batches ({type(fault).__name__}: {fault})", HOOK)
+        finally:
+            self._ended = time.perf_counter()
+        return None
+
+    def _found(self, trainer: Trainer, pl_module: LightningModule, validation: Validation) -> TrainingData:
+        """The training data, after a look at two samples of it."""
+        if insides.takes_an_iterator(trainer):
+            raise UnreadableError("validation_step reads from an iterator by itself", OFF)
+        if insides.validation_loaders(trainer) is None:
+            raise UnreadableError("each validation batch is made of batches of several loaders", OFF)
+        with undisturbed(trainer, pl_module, guard=False), torch.no_grad():  # a hook is the user's code, too
+            data = find(trainer, pl_module, batch_size=validation.batch_size, like=validation.form)
+        with undisturbed(trainer, pl_module, data=data.datasets, guard=False), torch.no_grad():
+            data.probe()
+        return data
+
+    def _plan(self, trainer: Trainer, pl_module: LightningModule, validation: Validation, watch: Any) -> Plan:
+        most = [each for each in (self._most,) if each is not None]
+        whole = self._much == "full"
+        samples = {
+            loader: None if whole else min([count * insides.process_count(trainer), *most])
+            for loader, count in validation.samples.items()
+            if count
+        }
+        if not samples:
+            raise UnreadableError("the validation has no batch with a tensor in it, so its size is not known", OFF)
+        modes = insides.training_modes(trainer) if self._differ else {}
+        many = insides.process_count(trainer) > 1
+        return Plan(samples, modes, guarded=many, watch=watch)
+
+    def adapt(self, seconds: float, elapsed: float, samples: int, budget: float) -> None:
+        """Read fewer samples if the last pass took too long, and more if there is time for them.
+
+        Args:
+            seconds: That the pass took.
+            elapsed: Seconds between the pass before and this one.
+            samples: That it read, of all processes.
+            budget: The share of that time that it may take.
+        """
+        allowed = max(FREE_SECONDS, budget * elapsed)
+        if self._much == "full" or not samples or (self._most is None and seconds <= allowed):
+            return
+        self._most = max(FEWEST, int(samples * allowed / seconds))
+
+    def modes_differ(self, differ: bool) -> None:
+        """Whether the two modes have come to different numbers; if not, training mode is not run again."""
+        self._differ = differ
+
+    @contextlib.contextmanager
+    def _progress(self, trainer: Trainer) -> Iterator[Any]:
+        """With ``"full"`` a progress bar beside the Trainer's own."""
+        bar: Any = trainer.progress_bar_callback
+        if self._much != "full" or bar is None or not getattr(bar, "is_enabled", False):
+            yield lambda _: None
+            return
+        from tqdm import tqdm
+
+        total = None if self._data is None else self._data.share(None)
+        with tqdm(total=total, desc="Training data", unit="samples", leave=False) as shown:
+            yield shown.update
