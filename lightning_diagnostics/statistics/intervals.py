@@ -64,11 +64,12 @@ def _wilson(correct: float, total: float, confidence: float) -> tuple[float, flo
 
 def _clopper_pearson(correct: float, total: float, confidence: float) -> tuple[float, float]:
     """Where each tail of the binomial distribution has half of what the confidence leaves."""
-    from scipy.special import betainccinv, betaincinv  # pyright: ignore[reportMissingTypeStubs] # it has none
+    from scipy.special import betaincinv  # pyright: ignore[reportMissingTypeStubs] # it has none
 
     tail = (1 - confidence) / 2
     low = float(betaincinv(correct, total - correct + 1, tail)) if correct else 0.0
-    high = float(betainccinv(correct + 1, total - correct, tail)) if correct < total else 1.0
+    # Not at 1 - tail, where a confidence near 1 would be lost to rounding.
+    high = 1.0 - float(betaincinv(total - correct, correct + 1, tail)) if correct < total else 1.0
     return low, high
 
 

@@ -18,7 +18,10 @@ from lightning_diagnostics.statistics import (
     t_quantile,
 )
 
-exactly = {"rel": 1e-9, "abs": 1e-12}
+
+def exactly(value: Any) -> Any:
+    return pytest.approx(value, rel=1e-9, abs=1e-12)
+
 
 # Correct, total, confidence, Wilson, Clopper-Pearson: by bisection with 50 digits.
 PROPORTIONS = [
@@ -41,9 +44,9 @@ PROPORTIONS = [
 def test_the_interval_of_an_accuracy_is_that_of_fifty_digits(
     correct: int, total: int, confidence: float, wilson: tuple[float, float], exact: tuple[float, float]
 ) -> None:
-    assert accuracy_interval(correct, total, confidence=confidence) == pytest.approx(wilson, **exactly)
+    assert accuracy_interval(correct, total, confidence=confidence) == exactly(wilson)
     found = accuracy_interval(correct, total, confidence=confidence, method="clopper-pearson")
-    assert found == pytest.approx(exact, **exactly)
+    assert found == exactly(exact)
 
 
 @pytest.mark.parametrize("method", ["wilson", "clopper-pearson"])
@@ -83,7 +86,7 @@ def test_the_interval_of_a_difference_of_accuracies_is_that_of_fifty_digits(
     counts: tuple[int, int, int, int], interval: tuple[float, float]
 ) -> None:
     low, high = accuracy_difference_interval(*counts)
-    assert (low, high) == pytest.approx(interval, **exactly)
+    assert (low, high) == exactly(interval)
     swapped = accuracy_difference_interval(*counts[2:], *counts[:2])
     assert swapped == pytest.approx((-high, -low), rel=1e-12)
 
@@ -115,10 +118,10 @@ def test_batches_of_one_size_are_single_values(
 ) -> None:
     weights = [weight] * len(values)
     found = mean_of_batches(values, weights)
-    assert found[:2] == pytest.approx((mean, error), **exactly)
+    assert found[:2] == exactly((mean, error))
     assert found[2] == len(values) - 1
     zeros = [0.0] * len(values)
-    assert paired_difference_interval(values, zeros, weights) == pytest.approx((mean, *interval), **exactly)
+    assert paired_difference_interval(values, zeros, weights) == exactly((mean, *interval))
 
 
 def test_batches_of_other_sizes_have_the_error_of_their_samples() -> None:
