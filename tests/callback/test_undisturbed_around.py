@@ -501,6 +501,7 @@ class Meter:
 
 
 METER = Meter()
+METERS = [METER]
 
 
 class Base(Student):
@@ -562,17 +563,18 @@ def test_plain_values_of_classes_and_of_the_python_module_are_put_back(leave: Ca
 
 def test_what_is_not_plain_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     here = sys.modules[__name__]
-    for owner, name in ((here, "function"), (here, "METER"), (Counts, "kind"), (METER, "value")):
+    for owner, name in ((here, "function"), (here, "METER"), (Counts, "kind"), (Meter, "value")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
 
     def act(module: Any, x: Tensor) -> None:
         here.function, here.METER, Counts.kind = len, Meter(), Student  # type: ignore[attr-defined]
-        METER.value = 3
+        METERS[0].value = 3
 
     def look(module: Any) -> Any:
-        return id(function), id(METER), id(Counts.kind), METER.value
+        return id(function), id(METER), id(Counts.kind), METERS[0].value
 
     found = validated(Here(act, look=look), Counts())
+    METERS[0].__dict__.clear()
     assert found.fault is None
     assert found.after == found.within != found.before
 
