@@ -352,14 +352,15 @@ def test_callbacks_that_come_and_go_in_mid_run_stay_as_the_user_has_them() -> No
 # Copies, and what is written.
 
 
-def test_a_copy_in_mid_run_carries_nothing_and_works() -> None:
+def test_a_copy_in_mid_run_carries_nothing_and_works(tmp_path: Path) -> None:
     class Copies(Callback):
         def on_train_batch_start(self, *args: Any) -> None:
             copies.extend([copy.deepcopy(first), pickle.loads(pickle.dumps(first))])
 
     copies: list[First] = []
     first = First()
-    fit(trainer(ModelCheckpoint(), Copies(), first, max_epochs=1, enable_checkpointing=True), Student(), batches=1)
+    saving = ModelCheckpoint(tmp_path)
+    fit(trainer(saving, Copies(), first, max_epochs=1, enable_checkpointing=True), Student(), batches=1)
     for twin in copies:
         assert held(twin) == []
         peeks = Peeks()
