@@ -920,6 +920,28 @@ def test_long_lists_of_numbers_are_no_things() -> None:
     check(validated(here, module))
 
 
+def test_outputs_that_were_gathered_are_put_back_and_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "_MOST_BYTES", 1 << 20)
+    module = Student()
+    module.outputs = [{"preds": torch.zeros(1 << 14)} for _ in range(place.GATHERED + 1)]  # 4 MiB
+
+    def gather(m: Any, inputs: Tensor) -> None:
+        m.outputs.append({"preds": inputs})
+        m.outputs[0]["more"] = 1
+
+    check(validated(Here(gather, look=lambda m: (len(m.outputs), dict(m.outputs[0]).keys())), module))
+    module.outputs.pop()
+    refused(module, "the module has more than 1 MiB in its buffers and attributes")
+
+
+def test_a_gathered_output_that_is_written_to_is_said() -> None:
+    module = Student()
+    module.outputs = [torch.zeros(1) for _ in range(place.GATHERED + 1)]
+    fault = validated(Here(lambda m, x: m.outputs[3].add_(1)), module).fault
+    assert isinstance(fault, CannotRestoreError)
+    assert str(fault) == "a tensor in a long list of the module was written to"
+
+
 @pytest.mark.parametrize(
     ("iterator", "kind"),
     [

@@ -22,6 +22,8 @@ Restore = Callable[[], None]
 DEPTH = 6
 """Of containers and objects in each other."""
 LONG = 10_000
+GATHERED = 64
+"""A list with more things in it is one that outputs are gathered in: what is in it is not copied."""
 SCALARS = (bool, int, float, complex, str, bytes)
 
 _NO_CONTENTS = (type(None), *SCALARS)
@@ -47,6 +49,7 @@ class Kept:
         self._seen: dict[int, Any] = {}  # holds them, lest a number be used again
         self._bytes = 0
         self._moved: list[Callable[[], bool]] = []  # of each generator
+        self._gathered = 0  # how many long lists we are in
 
     def share(self, other: "Kept") -> None:
         """Count the generators that another keeps as this one's, and this one's as the other's."""
@@ -160,6 +163,8 @@ class Kept:
 
     def array(self, value: Any) -> Restore:
         """What puts the values of an array back."""
+        if self._gathered:
+            return nothing
         self._count(value.nbytes)
         return functools.partial(np.copyto, value, value.copy()) if value.flags.writeable else nothing
 
@@ -175,6 +180,8 @@ class Kept:
         values = [each for each in values if not torch.nn.parameter.is_lazy(each)]
         if not values:
             return nothing
+        if self._gathered:
+            return self._witness(values)
         self._count(sum(map(_bytes, values)))
         copies = [(each, each.detach().clone(), _version(each)) for each in values]
 
@@ -188,6 +195,16 @@ class Kept:
 
         return restore
 
+    def _witness(self, values: list[Tensor]) -> Restore:
+        """What sees that values of tensors were not written to, where there are too many for copies."""
+        versions = [(each, _version(each)) for each in values]
+
+        def check() -> None:
+            if any(_version(each) != version for each, version in versions):
+                raise CannotRestoreError(f"a tensor in a long list of {self.what} was written to")
+
+        return check
+
     def _count(self, size: int) -> None:
         self._bytes += size
         if self._bytes > _MOST_BYTES:
@@ -199,7 +216,12 @@ class Kept:
         items = list(value.values() if isinstance(value, dict) else value)
         plain = len(items) > LONG and isinstance(items[0], SCALARS)  # all of them, then: a list of paths, of numbers
         more = () if plain else (each for each in items if not isinstance(each, _NO_CONTENTS))
-        return all_of([restore, *(self.contents(each, depth - 1) for each in more)])
+        gathered = isinstance(value, list | deque) and len(items) > GATHERED
+        self._gathered += gathered
+        try:
+            return all_of([restore, *(self.contents(each, depth - 1) for each in more)])
+        finally:
+            self._gathered -= gathered
 
 
 def is_state(name: str) -> bool:
