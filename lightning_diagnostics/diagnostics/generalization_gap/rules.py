@@ -427,6 +427,17 @@ def unmeasured_gap(measured: object, limits: Limits) -> Verdict:
     return None
 
 
+RULES = (
+    overfitting,
+    validation_too_good,
+    mode_gap,
+    underfitting,
+    overconfident,
+    gap_within_noise,
+    unmeasured_gap,
+)
+
+
 def _undecided(measured: "Onset") -> TooEarly | None:
     """Whether the criterion has not been met, or cannot be yet."""
     need = measured.patience + 1
