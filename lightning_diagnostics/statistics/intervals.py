@@ -55,11 +55,9 @@ def _wilson(correct: float, total: float, confidence: float) -> tuple[float, flo
     # Not of (1 + confidence) / 2, where a confidence near 1 would be lost to rounding.
     square = NormalDist().inv_cdf((1 - confidence) / 2) ** 2 / total
     share = correct / total
-    middle = share + square / 2
-    high = (middle + math.sqrt(square * (share * (1 - share) + square / 4))) / (1 + square)
-    # The lower one by the product of the roots: as a difference it would cancel where nearly none is correct.
-    low = share * share / ((1 + square) * high) if correct else 0.0
-    return (low, 1.0) if correct == total else (low, min(high, 1.0))
+    middle, half = share + square / 2, math.sqrt(square * (share * (1 - share) + square / 4))
+    low = (middle - half) / (1 + square) if correct else 0.0
+    return low, (middle + half) / (1 + square) if correct < total else 1.0
 
 
 def _clopper_pearson(correct: float, total: float, confidence: float) -> tuple[float, float]:

@@ -171,8 +171,8 @@ def test_losses_after_the_last_whole_strip_do_not_count() -> None:
 
 
 def test_a_training_that_stands_still_makes_the_quotient_infinite_or_none() -> None:
-    still = [0.1] * 5  # the sum of which is not five times the lowest in floats
-    assert training_progress(still) == 0.0
+    still = [0.1] * 10  # the sum of which is not ten times the lowest in floats
+    assert training_progress(still, strip=10) == 0.0
     assert progress_quotient([1.0, 2.0], still) == math.inf
     assert progress_quotient([2.0, 1.0], still) is None
     assert progress_quotient([1.0, 2.0], still[:4]) is None
