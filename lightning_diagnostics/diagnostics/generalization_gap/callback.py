@@ -21,13 +21,13 @@ from lightning_diagnostics.diagnostics.generalization_gap.history import Moment,
 from lightning_diagnostics.diagnostics.generalization_gap.measure import ConfusionMatrix, MetricGap
 from lightning_diagnostics.diagnostics.generalization_gap.names import Names
 from lightning_diagnostics.diagnostics.generalization_gap.rules import (
+    RULES,
     Limits,
     gap_within_noise,
     mode_gap,
     overconfident,
     overfitting,
     underfitting,
-    unmeasured_gap,
     validation_too_good,
 )
 from lightning_diagnostics.diagnostics.generalization_gap.scoring import Score, Scoring, hooked, passed_samples
@@ -80,7 +80,8 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         min_relative_improvement: What counts as better, as a share of the best.
         strip: Validations in one strip of ``"PQ"`` and ``"UP"``.
         time_budget: The share of the time between two validations that a subset pass may take; if one took longer than
-            that and than a second, the next ones read fewer samples (the number is drawn). Rank zero decides.
+            that (and than a quarter of a second), the next ones read fewer samples, though ten batches at least. The
+            number is drawn; rank zero decides.
         per_class: Draw precision and recall of each class and the confusion matrix, if ``validation_step`` returns
             predictions and targets (a mapping with ``"preds"`` or ``"logits"`` and ``"target"``, say).
         on_finding: What to do about a finding: ``"report"`` it, ``"stop"`` training after the batch, or ``"raise"`` a
@@ -102,8 +103,8 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         >>> trainer = Trainer(callbacks=[best, GeneralizationGapMonitor(patience=3)], logger=False)
     """
 
-    rules = (overfitting, validation_too_good, mode_gap, underfitting, overconfident, gap_within_noise)
-    blind_rule = unmeasured_gap
+    rules = RULES[:-1]
+    blind_rule = RULES[-1]
     default_limits = Limits()
     goes_first = True
     state_outlives_run = True
@@ -185,6 +186,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
 
     @override
     def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._side.begin()
         if self.train_pass != "off" and insides.is_sharded(trainer):
             self._side.give_up(f"{type(trainer.strategy).__name__} spreads the weights over the processes", OFF)
 
@@ -270,6 +272,8 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         if len(known) < insides.process_count(trainer):
             known = [replace(each, passed=None, reason=_APART) for each in known]
         ended, found = insides.logged(trainer), metrics.found(pl_module)
+        if trainer.sanity_checking and insides.process_count(trainer) > 1:
+            return  # the ranks do not meet in it
         own = hooked(ended, {name for each in known for name in each.validation.series})
         self._names.learn(own, found, [each.validation.states for each in known], pl_module.device)
         if trainer.sanity_checking:
@@ -331,7 +335,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
             gap = sign * (validation.value - training.value)
             one, other = (training, validation) if direction == "max" else (validation, training)
             band = measure.difference(one, other, share=self._is_share(score))
-        mode = None
+        mode = None if self._side.differ or score.training is None else 0.0
         if score.modes is not None:
             mode = sign * (score.modes[1].value - score.modes[0].value)
         before = self._before.get(score.name)
@@ -391,7 +395,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
             self._side.adapt(last[1], last[2], last[0], self.time_budget)
         pairs = [each.modes for each in scores if each.modes is not None]
         if pairs:
-            self._side.modes_differ(any(one.value != other.value for one, other in pairs))
+            self._side.differ = any(one.value != other.value for one, other in pairs)
 
     # Verdicts.
 

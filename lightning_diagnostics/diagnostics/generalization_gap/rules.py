@@ -438,6 +438,18 @@ RULES = (
 )
 
 
+RULES = (
+    overfitting,
+    validation_too_good,
+    mode_gap,
+    underfitting,
+    overconfident,
+    gap_within_noise,
+    unmeasured_gap,
+)
+"""All rules of this room; the last is what it says when it cannot see."""
+
+
 def _undecided(measured: "Onset") -> TooEarly | None:
     """Whether the criterion has not been met, or cannot be yet."""
     need = measured.patience + 1

@@ -1,6 +1,7 @@
 """The training side of the comparison: which data is read, how much of it, and what keeps it from being read."""
 
 import contextlib
+import operator
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,14 +18,12 @@ from lightning_diagnostics.callback.undisturbed import (
     undisturbed,
 )
 from lightning_diagnostics.diagnostics.generalization_gap.data import TrainingData, UnreadableError, find
+from lightning_diagnostics.diagnostics.generalization_gap.measure import FEWEST_BATCHES
 from lightning_diagnostics.diagnostics.generalization_gap.passing import Pass, Passed, Plan
 from lightning_diagnostics.diagnostics.generalization_gap.validating import Validation
 
-FREE_SECONDS = 1.0
-"""A pass may take that long whatever the budget says."""
-
-FEWEST = 64
-"""Samples that are read whatever the budget says."""
+FREE_SECONDS = 0.25
+"""A pass may take that long whatever the budget says, and it may read as many batches as a band takes."""
 
 HOOK = "give the module or the data module a method train_eval_dataloader(), or set train_pass='off'."
 OFF = "set train_pass='off', which turns this off, or keep that out of validation_step."
@@ -40,9 +39,12 @@ class TrainingSide:
     def __init__(self, train_pass: str) -> None:
         self._much = train_pass
         self._data: TrainingData | None = None
+        self._loaders: list[Any] = []  # that it was made from
         self._most: int | None = None  # samples that the budget allows
-        self._differ = True  # whether the modes do, as far as is known
+        self._fewest = 1  # that are read whatever it says
         self._ended = time.perf_counter()
+        self.differ = True
+        """Whether the two modes come to different numbers, as far as is known; if not, only one is run."""
         self.reason: str | None = "" if train_pass == "off" else None
         """Why no pass is made any more; empty if none was asked for, None while passes are made."""
         self.remedy = OFF
@@ -61,6 +63,10 @@ class TrainingSide:
         """Make no pass any more in this run."""
         self.reason, self.remedy = reason, remedy
 
+    def begin(self) -> None:
+        """Training begins: the time until the first pass is counted from here."""
+        self._ended = time.perf_counter()
+
     def elapsed(self) -> float:
         """Seconds since the last pass."""
         return time.perf_counter() - self._ended
@@ -68,8 +74,7 @@ class TrainingSide:
     def run(self, trainer: Trainer, pl_module: LightningModule, validation: Validation) -> Passed | None:
         """One pass; None if it is not possible, and ``reason`` says why."""
         try:
-            if self._data is None:
-                self._data = self._found(trainer, pl_module, validation)
+            self._data = self._current(trainer, pl_module, validation)
             with self._progress(trainer) as watch:
                 plan = self._plan(trainer, pl_module, validation, watch)
                 return Pass(trainer, pl_module, self._data, plan).run()
@@ -84,6 +89,15 @@ class TrainingSide:
         finally:
             self._ended = time.perf_counter()
         return None
+
+    def _current(self, trainer: Trainer, pl_module: LightningModule, validation: Validation) -> TrainingData:
+        """The training data; found once, and again if the Trainer has made new loaders."""
+        loaders = insides.training_loaders(trainer)
+        same = len(loaders) == len(self._loaders) and all(map(operator.is_, loaders, self._loaders))
+        if self._data is not None and same:
+            return self._data
+        self._loaders = loaders
+        return self._found(trainer, pl_module, validation)
 
     def _found(self, trainer: Trainer, pl_module: LightningModule, validation: Validation) -> TrainingData:
         """The training data, after a look at two samples of it."""
@@ -107,8 +121,10 @@ class TrainingSide:
         }
         if not samples:
             raise UnreadableError("the validation has no batch with a tensor in it, so its size is not known", OFF)
-        modes = insides.training_modes(trainer) if self._differ else {}
+        compiled = insides.is_compiled(pl_module)  # which would be compiled once more for training without gradients
+        modes = insides.training_modes(trainer) if self.differ and not compiled else {}
         many = insides.process_count(trainer) > 1
+        self._fewest = FEWEST_BATCHES * (validation.batch_size or 1)
         return Plan(samples, modes, guarded=many, watch=watch)
 
     def adapt(self, seconds: float, elapsed: float, samples: int, budget: float) -> None:
@@ -123,11 +139,7 @@ class TrainingSide:
         allowed = max(FREE_SECONDS, budget * elapsed)
         if self._much == "full" or not samples or (self._most is None and seconds <= allowed):
             return
-        self._most = max(FEWEST, int(samples * allowed / seconds))
-
-    def modes_differ(self, differ: bool) -> None:
-        """Whether the two modes have come to different numbers; if not, training mode is not run again."""
-        self._differ = differ
+        self._most = max(self._fewest, int(samples * allowed / seconds))
 
     @contextlib.contextmanager
     def _progress(self, trainer: Trainer) -> Iterator[Any]:
