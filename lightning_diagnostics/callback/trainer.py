@@ -391,12 +391,15 @@ class Apart:
         self._results = self._loop._results = _quiet(type(self._loop._results))(training=False)
         self._count = 0
 
+    def moved(self, batch: Any, loader: int) -> Any:
+        """A batch on the device, as the hooks of the module and the data module make it."""
+        batch = self._trainer.precision_plugin.convert_input(batch)
+        batch = self._module._on_before_batch_transfer(batch, dataloader_idx=loader)
+        return self._trainer.strategy.batch_to_device(batch, dataloader_idx=loader)
+
     def step(self, batch: Any, loader: int) -> Any:
-        """One call, for a batch that is on no device yet; gives what the step returns."""
+        """One call, for a batch that is on the device; gives what the step returns."""
         trainer, module, loop, results = self._trainer, self._module, self._loop, self._results
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = module._on_before_batch_transfer(batch, dataloader_idx=loader)
-        batch = trainer.strategy.batch_to_device(batch, dataloader_idx=loader)
         index = loader if loop._is_sequential and loop.num_dataloaders > 1 else None
         arguments = loop._build_step_args_from_hook_kwargs(
             loop._build_kwargs(batch, self._count, index), "validation_step"

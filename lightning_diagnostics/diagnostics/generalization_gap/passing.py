@@ -10,10 +10,17 @@ from torch import nn
 
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
-from lightning_diagnostics.callback.undisturbed import Traces, alone, undisturbed
+from lightning_diagnostics.callback.undisturbed import (
+    ExchangeError,
+    LearningError,
+    Traces,
+    WritingError,
+    alone,
+    undisturbed,
+)
 from lightning_diagnostics.diagnostics.generalization_gap import metrics
 from lightning_diagnostics.diagnostics.generalization_gap.baseline import Targets
-from lightning_diagnostics.diagnostics.generalization_gap.data import TrainingData
+from lightning_diagnostics.diagnostics.generalization_gap.data import TrainingData, UnreadableError, batch_form
 from lightning_diagnostics.diagnostics.generalization_gap.tally import Series, Tally
 
 MODE_BATCHES = 8
@@ -67,15 +74,27 @@ class Plan:
         samples: How many samples to read for each validation loader, by its index; None for all.
         training: The mode of each module in training, by its path; empty if training mode is not asked.
         mode_batches: How many batches are run in training mode.
+        form: Of validation batches on the device, which training batches have to have.
         guarded: Whether every batch is guarded against what cannot be undone, not the first alone.
         watch: What is told of each batch, and of how many samples it was.
     """
 
     samples: Mapping[int, int | None]
     training: Mapping[str, bool]
+    form: Any = None
     mode_batches: int = MODE_BATCHES
     guarded: bool = False
     watch: Callable[[int], None] = lambda _: None
+
+
+_REFUSED = (ExchangeError, LearningError, WritingError)
+
+
+class StepError(Exception):
+    """The user's step, or a hook that brings a batch to the device, failed on a training batch."""
+
+    def __init__(self, fault: Exception) -> None:
+        super().__init__(f"{type(fault).__name__}: {fault}")
 
 
 class Pass:
@@ -95,7 +114,9 @@ class Pass:
         """Run it; the module, the trainer and the data are afterwards as they were.
 
         Raises:
-            Exception: whatever the module's step or the data raise, and what `undisturbed` does.
+            StepError: if the module's step fails.
+            UnreadableError: if the data cannot be read, or are of another form than validation data.
+            RuntimeError: as `undisturbed` does, if the step does what cannot be undone, or not all can be put back.
         """
         begun = time.perf_counter()
         with (
@@ -122,7 +143,7 @@ class Pass:
             for _ in self._steps(batches, loader, tally):
                 pass
             return self._snapshot(tally)
-        except Exception:  # noqa: BLE001  # one sample, say, where batch norm wants two
+        except (StepError, *_REFUSED):  # one sample, say, where batch norm wants two
             return None
         finally:
             traces.restore()
@@ -160,13 +181,24 @@ class Pass:
         """Run the step on each batch; gives the batch when it is done."""
         for number, batch in enumerate(batches):
             if number and not self._plan.guarded:
-                self._apart.step(batch, loader)
+                self._step(batch, loader)
             else:
                 with alone(self._module):
-                    self._apart.step(batch, loader)
+                    self._step(batch, loader)
             tally.note(self._apart.logged())
             self._plan.watch(insides.length(batch) or 0)
             yield batch
+
+    def _step(self, batch: Any, loader: int) -> None:
+        try:
+            moved = self._apart.moved(batch, loader)
+            if self._plan.form is not None and batch_form(moved) != self._plan.form:
+                raise UnreadableError("training batches are of another form than validation batches")
+            self._apart.step(moved, loader)
+        except (UnreadableError, *_REFUSED):
+            raise
+        except Exception as fault:
+            raise StepError(fault) from fault
 
     def _snapshot(self, tally: Tally) -> Snapshot:
         return snapshot(self._module, self._apart.logged(), tally.read())

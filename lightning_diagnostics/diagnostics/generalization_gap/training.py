@@ -19,7 +19,7 @@ from lightning_diagnostics.callback.undisturbed import (
 )
 from lightning_diagnostics.diagnostics.generalization_gap.data import TrainingData, UnreadableError, find
 from lightning_diagnostics.diagnostics.generalization_gap.measure import FEWEST_BATCHES
-from lightning_diagnostics.diagnostics.generalization_gap.passing import Pass, Passed, Plan
+from lightning_diagnostics.diagnostics.generalization_gap.passing import Pass, Passed, Plan, StepError
 from lightning_diagnostics.diagnostics.generalization_gap.validating import Validation
 
 FREE_SECONDS = 0.25
@@ -84,15 +84,15 @@ class TrainingSide:
             self.give_up(f"not all of it could be put back: {fault}")
         except (LearningError, ExchangeError, WritingError) as fault:
             self.give_up(f"validation_step does what cannot be undone: {fault}")
-        except Exception as fault:  # noqa: BLE001  # the user's step, on data that it was not made for
-            self.give_up(f"validation_step does not take training batches ({type(fault).__name__}: {fault})", HOOK)
+        except StepError as fault:
+            self.give_up(f"validation_step does not take training batches ({fault})", HOOK)
         finally:
             self._ended = time.perf_counter()
         return None
 
     def _current(self, trainer: Trainer, pl_module: LightningModule, validation: Validation) -> TrainingData:
         """The training data; found once, and again if the Trainer has made new loaders."""
-        loaders = insides.training_loaders(trainer)
+        loaders = [loader for loader, _ in insides.training_loaders(trainer)]
         same = len(loaders) == len(self._loaders) and all(map(operator.is_, loaders, self._loaders))
         if self._data is not None and same:
             return self._data
@@ -125,7 +125,7 @@ class TrainingSide:
         modes = insides.training_modes(trainer) if self.differ and not compiled else {}
         many = insides.process_count(trainer) > 1
         self._fewest = FEWEST_BATCHES * (validation.batch_size or 1)
-        return Plan(samples, modes, guarded=many, watch=watch)
+        return Plan(samples, modes, form=validation.form, guarded=many, watch=watch)
 
     def adapt(self, seconds: float, elapsed: float, samples: int, budget: float) -> None:
         """Read fewer samples if the last pass took too long, and more if there is time for them.
