@@ -508,7 +508,9 @@ class GeneralizationGapMonitor(DiagnosticCallback):
             kind, number = _constant_of(score, best, is_loss=score.name in self._watched, share=self._is_share(score))
             if score.training is None or number is None or kind is None or score.loader:
                 continue
-            measured = measure.Baseline(score.name, self._first, self._validations, kind, score.training.value, number)
+            measured = measure.Baseline(
+                score.name, self._first, self._validations, step, kind, score.training.value, number
+            )
             self._judge(trainer, underfitting, measured, score.name, step=step)
 
     # Resuming.

@@ -292,6 +292,7 @@ class Baseline:
         metric: The metric.
         step: Of the first validation.
         validations: How many there have been.
+        trained: How many steps the network was trained.
         kind: ``"share"`` (the most frequent class), ``"cross entropy"`` (of the frequencies of the classes) or
             ``"squared error"`` (the variance of the targets).
         value: The metric over training data.
@@ -301,6 +302,7 @@ class Baseline:
     metric: str
     step: int
     validations: int
+    trained: int
     kind: Literal["share", "cross entropy", "squared error"]
     value: float
     constant: float

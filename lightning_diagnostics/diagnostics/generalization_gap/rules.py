@@ -115,6 +115,13 @@ class Limits:
         source=_SWEEP,
         low=1,
     )
+    under_steps: int = limit(
+        100,
+        key="underfitting.steps",
+        meaning="steps before a verdict",
+        source="convention: a hundred, lest validations after every batch be taken for a while",
+        low=1,
+    )
     under_margin: float = limit(
         0.01,
         key="underfitting.margin",
@@ -284,9 +291,10 @@ def underfitting(measured: "Baseline", limits: Limits) -> Verdict:
     """On its own training data the network is no better than a predictor that does not look at its input.
 
     ## What it means
-    After several validations the metric of training data, in evaluation mode, is what a constant predictor comes to:
-    the share of the most frequent class, the entropy of the frequencies of the classes (for a cross entropy), or the
-    variance of the targets (for a squared error). The targets were counted in the very samples that were scored.
+    After ten validations, and a hundred steps, the metric of training data, in evaluation mode, is what a constant
+    predictor comes to: the share of the most frequent class, the entropy of the frequencies of the classes (for a cross
+    entropy), or the variance of the targets (for a squared error). The targets were counted in the very samples that
+    were scored.
 
     ## Why it matters
     Nothing was learned from the input. The usual curves hide it: a loss falls for an epoch, to the frequencies of the
@@ -303,6 +311,8 @@ def underfitting(measured: "Baseline", limits: Limits) -> Verdict:
     """
     if measured.validations < limits.under_validations:
         return TooEarly(measured.validations, limits.under_validations, "validations")
+    if measured.trained < limits.under_steps:
+        return TooEarly(measured.trained, limits.under_steps, "steps")
     if measured.kind == "share":
         if measured.value - measured.constant > limits.under_margin * (1 - measured.constant):
             return None
@@ -328,6 +338,8 @@ def underfitting(measured: "Baseline", limits: Limits) -> Verdict:
             "underfitting.margin": limits.under_margin,
             "validations": measured.validations,
             "underfitting.validations": limits.under_validations,
+            "steps": measured.trained,
+            "underfitting.steps": limits.under_steps,
         },
     )
 
@@ -350,7 +362,7 @@ def overconfident(measured: "Onset", limits: Limits) -> Verdict:
     nothing: watch the accuracy.
 
     ## When it is wrong
-    It is a note.
+    It is a note. Where the accuracy has few samples, a small loss of it is not seen.
     """
     if _undecided(measured) is not None or measured.partner is None:
         return None
