@@ -275,7 +275,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         if trainer.sanity_checking and insides.process_count(trainer) > 1:
             return  # the ranks do not meet in it
         own = hooked(ended, {name for each in known for name in each.validation.series})
-        self._names.learn(own, found, [each.validation.states for each in known], pl_module.device)
+        self._names.learn(own, found, [each.validation for each in known], pl_module.device)
         if trainer.sanity_checking:
             return
         samples = insides.validation_samples(trainer, [each.samples for each in known])

@@ -1,4 +1,4 @@
-"""Metrics that the user's own hook computes at the end of a validation: which name belongs to which object."""
+"""Metrics that the user's own hook computes at the end of a validation: where each name comes from."""
 
 import math
 from collections.abc import Mapping
@@ -7,13 +7,16 @@ import torch
 from torchmetrics import Metric
 
 from lightning_diagnostics.diagnostics.generalization_gap import metrics
+from lightning_diagnostics.diagnostics.generalization_gap.gathered import mean
+from lightning_diagnostics.diagnostics.generalization_gap.passing import Snapshot
 
 
 class Names:
-    """Learns, from their values, which objects of torchmetrics are logged under which names in a hook.
+    """Learns, from their values, which metrics are logged under which names in a hook.
 
-    ``self.log("val_acc", self.accuracy.compute())`` in ``on_validation_epoch_end`` logs a number of which nobody knows
-    where it comes from. The object is the one that comes to the same number, at every validation so far.
+    ``self.log("val_acc", self.accuracy.compute())`` in ``on_validation_epoch_end``, or
+    ``self.log("val_loss", torch.stack(self.losses).mean())``, logs a number of which nobody knows where it comes from.
+    It is of the object, or the mean of the list, that comes to the same number, at every validation so far.
     """
 
     def __init__(self) -> None:
@@ -33,7 +36,7 @@ class Names:
         self,
         values: Mapping[str, float],
         found: Mapping[str, Metric],
-        states: list[Mapping[str, "metrics.State | None"]],
+        seen: list[Snapshot],
         device: torch.device,
     ) -> None:
         """One more validation.
@@ -41,15 +44,17 @@ class Names:
         Args:
             values: What the hook has logged, by name.
             found: The metrics of the module by path.
-            states: Those of each process, before the hook.
+            seen: What each process knew before the hook.
             device: Where to compute.
         """
         fresh = [name for name in values if name not in self._candidates]
         if values and (fresh or self.wanted):
-            known = [path for path in found if all(each.get(path) is not None for each in states)]
-            computed = {path: _computed(found[path], [each[path] for each in states], device) for path in known}
+            known = [path for path in found if all(each.states.get(path) is not None for each in seen)]
+            computed = {path: _computed(found[path], [each.states[path] for each in seen], device) for path in known}
+            lists = [path for path in seen[0].gathered if all(path in each.gathered for each in seen)]
+            computed |= {path: mean([each.gathered[path] for each in seen]) for path in lists}
             for name, value in values.items():
-                before = self._candidates.get(name, known)
+                before = self._candidates.get(name, list(computed))
                 self._candidates[name] = [path for path in before if _is_same(computed.get(path), value)]
         self._asked = True
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from lightning_diagnostics.callback.undisturbed import (
 from lightning_diagnostics.diagnostics.generalization_gap import metrics
 from lightning_diagnostics.diagnostics.generalization_gap.baseline import Targets
 from lightning_diagnostics.diagnostics.generalization_gap.data import TrainingData, UnreadableError, batch_form
+from lightning_diagnostics.diagnostics.generalization_gap.gathered import Gathered, gathered, lengths
 from lightning_diagnostics.diagnostics.generalization_gap.tally import Series, Tally
 
 MODE_BATCHES = 8
@@ -35,16 +36,18 @@ class Snapshot:
         series: Of values, by name.
         objects: The paths of the objects of torchmetrics that were logged, by name.
         states: The states of all metrics that saw something, by path; of None it cannot be told.
+        gathered: What the module has gathered in lists, by path.
     """
 
     series: dict[str, Series] = field(default_factory=dict[str, Series])
     objects: dict[str, str] = field(default_factory=dict[str, str])
     states: dict[str, metrics.State | None] = field(default_factory=dict[str, "metrics.State | None"])
+    gathered: dict[str, Gathered] = field(default_factory=dict[str, Gathered])
 
     def portable(self) -> "Snapshot":
         """For other processes: states on the CPU, those that are too large left out."""
         states = {path: None if each is None else metrics.portable(each) for path, each in self.states.items()}
-        return Snapshot(self.series, self.objects, states)
+        return replace(self, states=states)
 
 
 @dataclass
@@ -125,7 +128,7 @@ class Pass:
             insides.logging_apart(self._trainer, self._module) as apart,
             torch.no_grad(),
         ):
-            self._apart = apart
+            self._apart, self._lengths = apart, lengths(self._module)
             in_training = self._in_training_mode(traces)
             passed = self._in_evaluation_mode(in_training)
         passed.seconds = time.perf_counter() - begun
@@ -167,6 +170,7 @@ class Pass:
                 passed.modes = in_training, snapshot
             passed.evaluation.series |= snapshot.series
             passed.evaluation.states |= {_of(loader, path): each for path, each in snapshot.states.items()}
+            passed.evaluation.gathered |= {_of(loader, path): each for path, each in snapshot.gathered.items()}
             passed.evaluation.objects |= {name: _of(loader, path) for name, path in snapshot.objects.items()}
         passed.targets = targets.state()
         return passed
@@ -201,22 +205,37 @@ class Pass:
             raise StepError(fault) from fault
 
     def _snapshot(self, tally: Tally) -> Snapshot:
-        return snapshot(self._module, self._apart.logged(), tally.read())
+        return snapshot(self._module, self._apart.logged(), tally.read(), behind=self._lengths)
 
     def _renew(self) -> None:
         self._apart.fresh()
+        self._lengths = lengths(self._module)
         for metric in metrics.found(self._module).values():
             metrics.renew(metric)
 
 
-def snapshot(module: nn.Module, logged: list[insides.Logged], series: dict[str, Series]) -> Snapshot:
-    """What has been logged, with the states of the module's metrics."""
+def snapshot(
+    module: nn.Module,
+    logged: list[insides.Logged],
+    series: dict[str, Series],
+    *,
+    behind: Mapping[str, int] | None = None,
+) -> Snapshot:
+    """What has been logged, with the states of the module's metrics and what it has gathered in lists.
+
+    Args:
+        module: The module.
+        logged: What it has logged.
+        series: Those of it that are values.
+        behind: How long its lists were before.
+    """
     metrics.refer(module)
     found = metrics.found(module)
     paths = {id(metric): path for path, metric in found.items()}
     named = {each.name: paths[id(each.metric)] for each in logged if id(each.metric) in paths}
     seen = {path: metric for path, metric in found.items() if metrics.is_updated(metric)}
-    return Snapshot(series, named, {path: metrics.state(metric) for path, metric in seen.items()})
+    states: dict[str, metrics.State | None] = {path: metrics.state(metric) for path, metric in seen.items()}
+    return Snapshot(series, named, states, gathered(module, behind=behind))
 
 
 def _of(loader: int, path: str) -> str:

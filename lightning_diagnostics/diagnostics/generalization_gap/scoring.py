@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from lightning_diagnostics.callback.trainer import Logged
 from lightning_diagnostics.diagnostics.generalization_gap import metrics
+from lightning_diagnostics.diagnostics.generalization_gap.gathered import mean
 from lightning_diagnostics.diagnostics.generalization_gap.measure import Value
 from lightning_diagnostics.diagnostics.generalization_gap.names import Names
 from lightning_diagnostics.diagnostics.generalization_gap.passing import Passed, Snapshot
@@ -98,7 +99,7 @@ class Scoring:
         return None
 
     def _path(self, name: str) -> str | None:
-        """The metric behind a name, in the snapshots of the pass."""
+        """The metric behind a name, or the list, in the snapshots of the pass."""
         logged = [each.evaluation.objects for each in self._passed]
         return next((each[name] for each in logged if name in each), None) or self._names.path(name)
 
@@ -112,6 +113,10 @@ class Scoring:
         series = [each.series[entry.name] for each in parts if entry.name in each.series]
         if len(series) == len(parts):
             return self._mean(together(series), entry, samples)
+        lists = [each.gathered[path] for each in parts if path in each.gathered]
+        if len(lists) == len(parts):
+            number = mean(lists)
+            return None if number is None else Value(number, samples)
         states = [each.states.get(path or "") for each in parts]
         metric = self._found.get((path or "").partition("@")[0])
         known = [each for each in states if each is not None]

@@ -92,7 +92,7 @@ class Tally:
         """What each name has come to."""
         ends = [*self._ends, *([self._last] if not self._ends or self._ends[-1] is not self._last else [])]
         flat = [number for end in ends for each in end.values() for number in (each.total, each.weight)]
-        values = iter(_transferred(flat))
+        values = iter(transferred(flat))
         sums: dict[str, list[tuple[float, float]]] = {}
         for end in ends:
             for name in end:
@@ -100,7 +100,7 @@ class Tally:
         return {name: _series(self._last[name], sums[name]) for name in self._last}
 
 
-def _transferred(numbers: list[Tensor | None]) -> list[float]:
+def transferred(numbers: list[Tensor | None]) -> list[float]:
     """Numbers from their device, in one transfer for each device; None stays NaN."""
     found = [math.nan] * len(numbers)
     devices: dict[torch.device, list[int]] = {}
