@@ -1,10 +1,11 @@
-"""A small network learns to read digits, with four mistakes that only its diagnostics notice.
+"""A small network learns to read digits, with five mistakes that its diagnostics notice.
 
-``python examples/digits.py`` trains it four times, with one mistake each: ``leaking`` loses memory with every step,
-``dying`` loses most units of a layer, ``forgetting`` is validated in training mode, and ``forgotten`` has a layer that
-no optimizer trains. ``python examples/digits.py healthy normed`` trains it without them, without and with batch norm.
-With ``--clip 0.5`` gradients are clipped, and with ``--plot memory.png`` the memory in use is drawn, read back from
-what was logged.
+``python examples/digits.py`` trains it five times, with one mistake each: ``leaking`` loses memory with every step,
+``dying`` loses most units of a layer, ``forgetting`` is validated in training mode, ``forgotten`` has a layer that no
+optimizer trains, and ``overfitting`` learns a hundred pictures by heart, wrong labels and all. ``python
+examples/digits.py healthy normed`` trains it without them, without and with batch norm. With ``--clip 0.5`` gradients
+are clipped, with ``--per-class`` the scores of each digit are drawn, and with ``--plot memory.png`` the memory in use,
+read back from what was logged.
 """
 
 import argparse
@@ -41,6 +42,7 @@ class Digits(LightningModule):
     """Two convolutions and a linear layer; logs how large its features are, as a mean over the run."""
 
     learning_rate = 0.001
+    few = False  # pictures to learn from
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,9 +66,11 @@ class Digits(LightningModule):
         self.norm_sum += features.norm().detach()
         self.log("feature_norm", self.norm_sum / (self.global_step + 1))
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
-        self.log("val_acc", (self(images).argmax(1) == labels).float().mean(), prog_bar=True)
+        answers = self(images).argmax(1)
+        self.log("val_acc", (answers == labels).float().mean(), prog_bar=True)
+        return {"preds": answers, "target": labels}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
@@ -93,6 +97,17 @@ class ForgottenDigits(Digits):
         return torch.optim.Adam(self.head.parameters(), lr=self.learning_rate)
 
 
+class OverfittingDigits(Digits):
+    """The same network, with a hundred pictures to learn from, thirty of them labelled by lot; logs its loss, too."""
+
+    few = True
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        images, labels = batch
+        self.log("val_loss", cross_entropy(self(images), labels))
+        return super().validation_step(batch, batch_idx)
+
+
 class NormedDigits(Digits):
     """The same with batch norm; logs in validation how many answers stay when pictures move by a pixel."""
 
@@ -101,9 +116,9 @@ class NormedDigits(Digits):
         self.features.insert(1, nn.BatchNorm2d(64))
         self.head.conv = nn.Sequential(self.head.conv, nn.BatchNorm2d(64))
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         self.log("val_steady", self.steadiness(batch[0]))
-        super().validation_step(batch, batch_idx)
+        return super().validation_step(batch, batch_idx)
 
     def steadiness(self, images: Tensor) -> Tensor:
         """The share of pictures that are read alike when they are moved by one pixel."""
@@ -131,32 +146,48 @@ NETWORKS = {
     "normed": NormedDigits,
     "forgetting": ForgettingDigits,
     "forgotten": ForgottenDigits,
+    "overfitting": OverfittingDigits,
 }
 
 
-def loaders(batch_size: int = 32) -> tuple[DataLoader, DataLoader]:
+def loaders(*, few: bool = False) -> tuple[DataLoader, DataLoader]:
     """Training and validation batches of scikit-learn's 1,797 digits of 8 x 8 pixels."""
     images, labels = load_digits(return_X_y=True)
     images = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
     digits = TensorDataset(images, torch.tensor(labels))
     train, val = random_split(digits, [0.8, 0.2], generator=torch.Generator().manual_seed(0))
-    return DataLoader(train, batch_size, shuffle=True), DataLoader(val, batch_size)
+    if few:
+        images, labels = digits[train.indices[:100]]
+        labels[:30] = torch.randint(10, (30,), generator=torch.Generator().manual_seed(0))
+        train = TensorDataset(images, labels)
+    size = 8 if few else 32
+    return DataLoader(train, size, shuffle=True), DataLoader(val, size)
 
 
-def fit(network: type[Digits], *, name: str, logdir: str, epochs: int, clip: float | None = None) -> Path:
+def fit(
+    network: type[Digits],
+    *,
+    name: str,
+    logdir: str,
+    epochs: int,
+    clip: float | None = None,
+    per_class: bool = False,
+) -> Path:
     """Train a network under all diagnostics; returns the folder of the run."""
     seed_everything(0, verbose=False)
+    rounds = 4 if network.few else 1  # of few pictures an epoch is short
     trainer = Trainer(
         accelerator="cpu",
-        max_epochs=epochs,
+        max_epochs=epochs * rounds,
+        check_val_every_n_epoch=rounds,
         logger=TensorBoardLogger(logdir, name=name),
         log_every_n_steps=10,
         gradient_clip_val=clip,
-        callbacks=[Diagnostics()],
+        callbacks=[Diagnostics(generalization_gap={"per_class": per_class})],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(network(), *loaders())
+    trainer.fit(network(), *loaders(few=network.few))
     print(f"{name}: val_acc {trainer.callback_metrics['val_acc']:.3f}")
     return Path(str(trainer.log_dir))
 
@@ -198,14 +229,15 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE", help="draw the memory of the runs")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--clip", type=float, metavar="NORM", help="clip gradients to this norm")
+    parser.add_argument("--per-class", action="store_true", help="draw the scores of each digit")
     parser.add_argument("--logdir", default="lightning_logs")
     args = parser.parse_args()
-    chosen = args.networks or ["leaking", "dying", "forgetting", "forgotten"]
+    chosen = args.networks or ["leaking", "dying", "forgetting", "forgotten", "overfitting"]
     if unknown := set(chosen) - set(NETWORKS):
         parser.error(f"{', '.join(unknown)}: allowed are {', '.join(NETWORKS)}")
     warnings.filterwarnings("ignore", module="lightning")  # its advice on workers: 45 batches need none
 
-    how = {"logdir": args.logdir, "epochs": args.epochs, "clip": args.clip}
+    how = {"logdir": args.logdir, "epochs": args.epochs, "clip": args.clip, "per_class": args.per_class}
     runs = {name: fit(NETWORKS[name], name=name, **how) for name in chosen}
     if args.plot:
         plot(runs, args.plot)
