@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
+from lightning_diagnostics.callback.undisturbed import CannotRestoreError, undisturbed
 from lightning_diagnostics.diagnostics.generalization_gap.drawing import drawn
 from lightning_diagnostics.diagnostics.generalization_gap.forms import batch_form, without_widths
 from lightning_diagnostics.diagnostics.generalization_gap.reading import (
@@ -30,7 +31,7 @@ def find(
 ) -> TrainingData:
     """The training data of a run. Nothing of the training loaders is iterated.
 
-    No random number is drawn, except by a hook, and by datasets where ``like`` decides between several loaders.
+    No random number is drawn, except by a hook.
 
     Args:
         trainer: A Trainer that is fitting.
@@ -51,7 +52,7 @@ def find(
     if not loaders:
         raise UnreadableError("the Trainer has no training loader")
     if len(loaders) > 1:
-        return _of_several(loaders, batch_size, shard, like)
+        return _of_several(trainer, pl_module, loaders, batch_size, shard, like)
     return _of_loader(*loaders[0], "the dataset of the training loader", batch_size, shard)
 
 
@@ -78,7 +79,12 @@ def _of_hook(hook: Callable[[], Any], source: str, batch_size: int | None, shard
 
 
 def _of_several(
-    loaders: list[tuple[Any, float]], batch_size: int | None, shard: _Shard, like: tuple[Any, ...] | None
+    trainer: Trainer,
+    pl_module: LightningModule,
+    loaders: list[tuple[Any, float]],
+    batch_size: int | None,
+    shard: _Shard,
+    like: tuple[Any, ...] | None,
 ) -> TrainingData:
     """The first loader whose batches have a form; a precision plugin may have changed the widths of numbers in it."""
     forms: list[tuple[TrainingData, tuple[Any, ...]]] = []
@@ -89,8 +95,9 @@ def _of_several(
             )
             if like is None:
                 return data
-            form = data.form()
-        except UnreadableError:
+            with undisturbed(trainer, pl_module, data=data.datasets, guard=False):
+                form = data.form()
+        except (UnreadableError, CannotRestoreError):
             continue
         if form is not None:
             forms.append((data, form))
