@@ -11,29 +11,19 @@ from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.arguments import one_of
 from lightning_diagnostics.callback.budget import Budget
 from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
-from lightning_diagnostics.diagnostics.generalization_gap import directions, measure, metrics
+from lightning_diagnostics.diagnostics.generalization_gap import measure, metrics
 from lightning_diagnostics.diagnostics.generalization_gap.baseline import Constant, constant
 from lightning_diagnostics.diagnostics.generalization_gap.caption import caption
 from lightning_diagnostics.diagnostics.generalization_gap.classes import ClassTally, picture
 from lightning_diagnostics.diagnostics.generalization_gap.classes import scores as scores_of_classes
-from lightning_diagnostics.diagnostics.generalization_gap.directions import Direction
-from lightning_diagnostics.diagnostics.generalization_gap.history import Moment, Streak, Watched
+from lightning_diagnostics.diagnostics.generalization_gap.course import Around, Course, Question, Settings
 from lightning_diagnostics.diagnostics.generalization_gap.measure import ConfusionMatrix, MetricGap
 from lightning_diagnostics.diagnostics.generalization_gap.names import Names
-from lightning_diagnostics.diagnostics.generalization_gap.rules import (
-    RULES,
-    Limits,
-    gap_within_noise,
-    mode_gap,
-    overconfident,
-    overfitting,
-    underfitting,
-    validation_too_good,
-)
+from lightning_diagnostics.diagnostics.generalization_gap.rules import RULES, Limits, overconfident, overfitting
 from lightning_diagnostics.diagnostics.generalization_gap.scoring import Score, Scoring, hooked, passed_samples
 from lightning_diagnostics.diagnostics.generalization_gap.training import OFF, TrainingSide
 from lightning_diagnostics.diagnostics.generalization_gap.validating import Known, Validation
-from lightning_diagnostics.findings import Finding, Rule, TooEarly
+from lightning_diagnostics.findings import Finding, Rule
 
 TrainPass = Literal["subset", "full", "off"]
 Criterion = Literal["patience", "GL", "PQ", "UP"]
@@ -158,13 +148,10 @@ class GeneralizationGapMonitor(DiagnosticCallback):
 
     def _reset(self) -> None:
         """Forget everything about the validations of this run."""
-        self._watched: dict[str, Watched] = {}
-        self._streaks: dict[str, Streak] = {}  # by rule and metric
-        self._validations = 0
-        self._first = -1  # the step of the first validation
-        self._before: dict[str, tuple[float | None, float]] = {}  # training and validation at the one before
-        self._first_losses: dict[str, float] = {}  # the first of the training batches, of each loss
-        self._no_shares: set[str] = set()  # metrics that were no share of samples at some validation
+        how = Settings(
+            self.monitor, self.directions, self.criterion, self.patience, self.min_relative_improvement, self.strip
+        )
+        self._course = Course(how, self._limits)
         self._start_over()
 
     def _start_over(self) -> None:
@@ -172,7 +159,6 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         self._side = TrainingSide(self.train_pass)
         self._names = Names()
         self._said: set[str] = set()  # notes on what cannot be measured
-        self._widths: dict[str, float | None] = {}  # half of the interval of each validation metric
         self._validation: Validation | None = None
         self._mine: Known | None = None  # for the other processes
         self._known: list[Known] = []
@@ -205,15 +191,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
 
     @override
     def undecided(self) -> list[str]:
-        said: list[str] = []
-        for each in self._watched.values():
-            onset = each.onset(share=False, fewest=self._limits.batches)
-            if onset is None or onset.training_now is None or onset.now - onset.best <= self._limits.rise * onset.best:
-                continue
-            verdict = overfitting.check(onset, self._limits)
-            if isinstance(verdict, TooEarly):
-                said.append(f"overfitting of {each.metric}: {verdict.have} of the {verdict.need} validations needed")
-        return said
+        return self._course.undecided()
 
     # A validation.
 
@@ -286,23 +264,31 @@ class GeneralizationGapMonitor(DiagnosticCallback):
     def _conclude(self, trainer: Trainer, scores: list[Score], known: list[Known]) -> None:
         """Draw, publish and judge one validation."""
         step = insides.log_step(trainer)
-        self._first = step if self._first < 0 else self._first
-        self._validations += 1
+        passed = [each.passed for each in known if each.passed is not None]
+        best = constant([each.targets for each in passed]) if len(passed) == len(known) else Constant()
+        around = Around(step, insides.monitored(trainer), best, self._side.augments, self._side.differ)
+        gaps = self._course.add(scores, around)
         self._say_blind(trainer, scores, known)
-        watched = insides.monitored(trainer)
-        told: dict[str, Direction | None] = {
-            each.name: directions.direction(each.name, told=self.directions, watched=watched, metric=each.metric)
-            for each in scores
-        }
-        gaps = {each.name: self._gap(each, told[each.name]) for each in scores}
-        insides.publish(trainer, _published(gaps.values()))
-        self._draw(trainer, list(gaps.values()), known, step=step)
-        self._judge_onsets(trainer, scores, told, list(watched), step=step)
-        for score in scores:
-            self._judge_gap(trainer, score, told[score.name], step=step)
-            self._judge_modes(trainer, score, told[score.name], step=step)
-        self._judge_baseline(trainer, scores, known, step=step)
-        self._adapt(known, scores)
+        insides.publish(trainer, _published(gaps))
+        self._draw(trainer, gaps, known, step=step)
+        for question in self._course.questions(scores, around):
+            self._ask(trainer, question, step=step)
+        self._settle(known, scores)
+
+    def _ask(self, trainer: Trainer, question: Question, *, step: int) -> None:
+        """Put a question to its rule; a finding that does not hold any more is taken back."""
+        rule, where = question.rule, question.where
+        asked = question.measured is not None
+        verdict = self.judge(trainer, rule, question.measured, step=step) if asked else None
+        if verdict is None and not question.lasting:
+            self._close(rule, where, step=step)
+        if rule is overfitting and isinstance(verdict, Finding):
+            self._close(overconfident, where, step=step)  # it was not that after all
+
+    def _close(self, rule: Rule, where: str, *, step: int) -> None:
+        for finding in self.findings:
+            if finding.code == rule.code and finding.where == where and finding.status == "open":
+                self.close(finding, step=step)
 
     def _say_blind(self, trainer: Trainer, scores: list[Score], known: list[Known]) -> None:
         """Say, once, why there is no pass, or which metrics have no twin."""
@@ -313,7 +299,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
             message = f"Training data are not measured as validation data are: {reason}."
             self.note_blind(trainer, message, reasons[0].remedy)
         lone = [each.name for each in scores if each.training is None]
-        if lone and len(lone) < len(scores) and "lone" not in self._said and self._validations > 1:
+        if lone and len(lone) < len(scores) and "lone" not in self._said and self._course.validations > 1:
             self._said.add("lone")
             self.note_blind(
                 trainer,
@@ -322,43 +308,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
                 "log a torchmetrics object, or the value of each batch, in validation_step.",
             )
 
-    # Numbers.
-
-    def _gap(self, score: Score, direction: Direction | None) -> MetricGap:
-        """What is drawn of one metric."""
-        training, validation = score.training, score.validation
-        if not self._is_share(score):
-            self._no_shares.add(score.name)
-        sign = -1.0 if direction == "max" else 1.0
-        gap, band = None, None
-        if training is not None:
-            gap = sign * (validation.value - training.value)
-            one, other = (training, validation) if direction == "max" else (validation, training)
-            band = measure.difference(one, other, share=self._is_share(score))
-        mode = None if self._side.differ or score.training is None else 0.0
-        if score.modes is not None:
-            mode = sign * (score.modes[1].value - score.modes[0].value)
-        before = self._before.get(score.name)
-        twin = None if training is None else training.value
-        self._before[score.name] = (twin, validation.value)
-        self._widths[score.name] = measure.resolution(validation, share=self._is_share(score))
-        return MetricGap(
-            layer=score.name,
-            training=twin,
-            validation=validation.value,
-            gap=gap,
-            gap_low=None if band is None else band.low,
-            gap_high=None if band is None else band.high,
-            mode=mode,
-            training_change=None if twin is None or before is None or before[0] is None else twin - before[0],
-            validation_change=None if before is None else validation.value - before[1],
-        )
-
-    def _is_share(self, score: Score) -> bool:
-        """Whether a metric has been a share of samples at every validation so far."""
-        if "loss" in score.name.lower() or score.name in self._no_shares:
-            return False
-        return score.validation.correct is not None and (score.training is None or score.training.correct is not None)
+    # Drawing.
 
     def _draw(self, trainer: Trainer, gaps: list[MetricGap], known: list[Known], *, step: int) -> None:
         own = {code.code for code in self.rules}
@@ -370,7 +320,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
             training=max(_training_samples(known).values(), default=None),
             validation=max(validation.values(), default=None),
         )
-        words = caption(shown, self._widths, samples)
+        words = caption(shown, self._course.widths, samples)
         classes = self._classes(trainer, known) if self.per_class else []
         self.draw(trainer, samples, *shown, *classes, words, step=step)
         self.lay_out("generalization gap", *shown, *classes)
@@ -388,8 +338,11 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         names = insides.class_names(trainer)
         return [*scores_of_classes(confusion, names), ConfusionMatrix(picture(confusion))]
 
-    def _adapt(self, known: list[Known], scores: list[Score]) -> None:
+    def _settle(self, known: list[Known], scores: list[Score]) -> None:
         """Settle what the next pass does; every process comes to the same, since all know the same."""
+        reasons = [each for each in known if each.reason is not None]
+        if reasons:  # none goes on alone
+            self._side.give_up(reasons[0].reason or "", reasons[0].remedy)
         last = passed_samples(known)
         if last is not None:
             self._side.adapt(last[1], last[2], last[0], self.time_budget)
@@ -397,146 +350,15 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         if pairs:
             self._side.differ = any(one.value != other.value for one, other in pairs)
 
-    # Verdicts.
-
-    def _judge(self, trainer: Trainer, rule: Rule, measured: object, where: str, *, step: int) -> None:
-        """Ask a rule, and take its finding back if it does not hold any more."""
-        if self.judge(trainer, rule, measured, step=step) is None:
-            self._close(rule, where, step=step)
-
-    def _close(self, rule: Rule, where: str, *, step: int) -> None:
-        for finding in self.findings:
-            if finding.code == rule.code and finding.where == where and finding.status == "open":
-                self.close(finding, step=step)
-
-    def _streak(self, rule: Rule, where: str, holds: bool, *, step: int) -> Streak:
-        streak = self._streaks.setdefault(f"{rule.code} {where}", Streak())
-        streak.update(holds, step=step)
-        return streak
-
-    def _judge_onsets(
-        self,
-        trainer: Trainer,
-        scores: list[Score],
-        told: Mapping[str, Direction | None],
-        watched: list[str],
-        *,
-        step: int,
-    ) -> None:
-        by_name = {each.name: each for each in scores}
-        for name in directions.losses(told, self.monitor):
-            beside = directions.partner(name, told, watched)
-            score, other = by_name[name], by_name.get(beside or "")
-            curve = self._watched.setdefault(
-                name, Watched(name, self.patience, self.min_relative_improvement, self.criterion, self.strip)
-            )
-            moment = Moment(
-                step,
-                score.validation,
-                None if score.training is None else score.training.value,
-                None if other is None else other.name,
-                None if other is None else other.validation,
-            )
-            if curve.add(moment, None if other is None else told[other.name]):
-                for rule in (overfitting, overconfident):
-                    self._close(rule, name, step=step)
-                continue
-            share = other is not None and self._is_share(other)
-            onset = curve.onset(share=share, fewest=self._limits.batches)
-            for rule in (overfitting, overconfident):
-                verdict = self.judge(trainer, rule, onset, step=step)
-                if isinstance(verdict, Finding) and rule is overfitting:
-                    self._close(overconfident, name, step=step)
-
-    def _judge_gap(self, trainer: Trainer, score: Score, direction: Direction | None, *, step: int) -> None:
-        training, validation, name = score.training, score.validation, score.name
-        if training is None or direction is None:
-            return
-        share = self._is_share(score)
-        one, other = (training, validation) if direction == "max" else (validation, training)
-        sure = measure.difference(one, other, share=share, confidence=self._limits.good_confidence)
-        good = sure is not None and sure.high < 0 and not self._side.augments
-        streak = self._streak(validation_too_good, name, good, step=step)
-        if sure is not None:
-            measured = measure.Advantage(
-                name,
-                streak.since,
-                streak.count,
-                training.value,
-                validation.value,
-                share,
-                sure.high,
-                self._limits.good_confidence,
-                training.samples,
-                validation.samples,
-            )
-            self._judge(trainer, validation_too_good, measured, name, step=step)
-        band = measure.difference(one, other, share=share)
-        streak = self._streak(gap_within_noise, name, band is not None and band.low <= 0 <= band.high, step=step)
-        if band is not None and name in self._watched:
-            gap, half = abs(validation.value - training.value), (band.high - band.low) / 2
-            noise = measure.Noise(name, streak.since, streak.count, gap, half, training.samples, validation.samples)
-            self._judge(trainer, gap_within_noise, noise, name, step=step)
-
-    def _judge_modes(self, trainer: Trainer, score: Score, direction: Direction | None, *, step: int) -> None:
-        if score.name not in self._watched or direction != "min" or score.modes is None:
-            return
-        in_training, in_evaluation = score.modes
-        first = self._first_losses.setdefault(score.name, in_training.value)
-        more = in_evaluation.value - in_training.value
-        much = more > self._limits.mode_excess * abs(in_training.value) and more > self._limits.mode_least * abs(first)
-        streak = self._streak(mode_gap, score.name, much, step=step)
-        band = measure.rise(in_evaluation.series, in_training.series, fewest=2)
-        batches = len(in_evaluation.series.means) if in_evaluation.series is not None else 0
-        measured = measure.ModeGap(
-            score.name,
-            streak.since,
-            streak.count,
-            in_training.value,
-            in_evaluation.value,
-            batches,
-            None if band is None else band.low,
-        )
-        self._judge(trainer, mode_gap, measured, score.name, step=step)
-
-    def _judge_baseline(self, trainer: Trainer, scores: list[Score], known: list[Known], *, step: int) -> None:
-        passed = [each.passed for each in known if each.passed is not None]
-        if not passed or len(passed) < len(known):
-            return
-        best = constant([each.targets for each in passed])
-        for score in scores:
-            kind, number = _constant_of(score, best, is_loss=score.name in self._watched, share=self._is_share(score))
-            if score.training is None or number is None or kind is None or score.loader:
-                continue
-            measured = measure.Baseline(
-                score.name, self._first, self._validations, step, kind, score.training.value, number
-            )
-            self._judge(trainer, underfitting, measured, score.name, step=step)
-
     # Resuming.
 
     @override
     def room_state(self) -> dict[str, Any]:
-        return {
-            "watched": {name: each.plain() for name, each in self._watched.items()},
-            "streaks": {key: [each.count, each.since] for key, each in self._streaks.items()},
-            "validations": self._validations,
-            "first": self._first,
-            "before": {name: list(each) for name, each in self._before.items()},
-            "first_losses": dict(self._first_losses),
-            "no_shares": sorted(self._no_shares),
-        }
+        return self._course.plain()
 
     @override
     def load_room_state(self, state: Mapping[str, Any]) -> None:
-        for name, plain in state["watched"].items():
-            curve = Watched(name, self.patience, self.min_relative_improvement, self.criterion, self.strip)
-            curve.load(plain)
-            self._watched[name] = curve
-        self._streaks = {key: Streak(*each) for key, each in state["streaks"].items()}
-        self._validations, self._first = state["validations"], state["first"]
-        self._before = {name: (training, validation) for name, (training, validation) in state["before"].items()}
-        self._first_losses, self._no_shares = dict(state["first_losses"]), set(state["no_shares"])
+        self._course.load(state)
 
 
 _APART = "not every process has this callback, or it was switched off in one"
@@ -558,22 +380,6 @@ def _training_samples(known: list[Known]) -> dict[int, int]:
         for loader, number in each.passed.samples.items() if each.passed is not None else ():
             found[loader] = found.get(loader, 0) + number
     return found
-
-
-def _constant_of(
-    score: Score, best: Constant, *, is_loss: bool, share: bool
-) -> tuple[Literal["share", "cross entropy", "squared error"] | None, float | None]:
-    """What of a constant predictor a metric is compared with, and its number."""
-    words = score.name.lower()
-    if share and "acc" in words:
-        return "share", best.share
-    if "mse" in words:
-        return "squared error", best.squared_error
-    if is_loss and "loss" in words:
-        if best.cross_entropy is not None:
-            return "cross entropy", best.cross_entropy
-        return "squared error", best.squared_error
-    return None, None
 
 
 def _share(name: str, value: object, *, low: float) -> None:
