@@ -579,6 +579,22 @@ def test_what_is_not_plain_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.after == found.within != found.before
 
 
+def test_what_a_compiler_keeps_among_the_globals_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the namespace of builtins, which cannot be emptied even for a moment."""
+    library = types.ModuleType("some_library")
+    monkeypatch.setitem(sys.modules, "some_library", library)
+    monkeypatch.setitem(globals(), "NAMESPACE", vars(library))
+    monkeypatch.setitem(globals(), "__compiled", {})
+    del globals()["__compiled"]
+
+    def act(module: Any, x: Tensor) -> None:
+        library.value = 1  # type: ignore[attr-defined]
+        globals()["__compiled"] = {}
+
+    found = validated(Here(act, look=lambda m: (hasattr(library, "value"), "__compiled" in globals())), Counts())
+    assert (found.fault, found.before, found.after) == (None, (False, False), (True, True))
+
+
 def test_classes_of_a_library_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     library = types.ModuleType("some_library")
     library.__file__ = os.path.join(sysconfig.get_paths()["purelib"], "some_library.py")

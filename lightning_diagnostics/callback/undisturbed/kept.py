@@ -137,7 +137,7 @@ class Kept:
         if isinstance(value, np.ndarray):
             return self.array(value)
         if isinstance(value, list | deque | set | dict | bytearray):
-            return self.container(value, depth)
+            return nothing if _is_namespace(value) else self.container(value, depth)
         if isinstance(value, tuple):
             return all_of([self.contents(each, depth - 1) for each in value])
         generator = _access(value)
@@ -302,6 +302,12 @@ def is_users(value: Any) -> bool:
     if isinstance(value, nn.Module | type) or not hasattr(value, "__dict__"):
         return False
     return type(value).__module__.partition(".")[0] not in LIBRARIES
+
+
+def _is_namespace(value: Any) -> bool:
+    """Whether it is that of a Python module; torch.compile puts that of builtins among the globals of a program."""
+    name = value.get("__name__") if isinstance(value, dict) else None
+    return isinstance(name, str) and getattr(sys.modules.get(name), "__dict__", None) is value
 
 
 def _is_data(value: Any) -> bool:

@@ -156,7 +156,7 @@ def _tolerant(plain: _Plain, value: Any) -> Restore:
 
 
 def _is_plain(name: str, value: Any) -> bool:
-    return not (name.startswith("__") and name.endswith("__")) and isinstance(value, _PLAIN)
+    return not name.startswith("__") and isinstance(value, _PLAIN)  # such are Python's and the compiler's
 
 
 def _is_of_a_program(kind: type) -> bool:
