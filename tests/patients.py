@@ -1,7 +1,7 @@
 """Small sick networks, each with its healthy twin and exactly known findings. Knows torch and Lightning only."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -218,6 +218,14 @@ class ForgottenBackbone(Student):
         return torch.optim.Adam((self.net[4] if self.sick else self).parameters(), lr=1e-2)
 
 
+class OtherUnits(Student):
+    """In evaluation mode the predictions are scaled back to units in which the targets are not."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output = super().forward(inputs)
+        return output * 10 + 100 if self.sick and not self.training else output
+
+
 Diagnosed = tuple[str, str | None, int]
 """Code, place and first step of a finding."""
 
@@ -230,18 +238,20 @@ class Patient:
         room: The folder of the diagnostic that knows the illness.
         make: ``make(sick=..., manual=..., accumulate=...)`` gives the network or its healthy twin.
         findings: What is to be found in the sick one, after `BATCHES` or more training batches.
+        settings: Of the Trainer, that it takes to see the illness in as few.
     """
 
     room: str
     make: Callable[..., Student]
     findings: frozenset[Diagnosed]
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.make.__name__
 
 
-def _patient(room: str, make: Callable[..., Student], *findings: Diagnosed) -> Patient:
-    return Patient(room, make, frozenset(findings))
+def _patient(room: str, make: Callable[..., Student], *findings: Diagnosed, **settings: Any) -> Patient:
+    return Patient(room, make, frozenset(findings), settings)
 
 
 PATIENTS = (
@@ -251,6 +261,7 @@ PATIENTS = (
     _patient("batch_norm", ForgetsTrain, ("BN102", "net.1", 0), ("BN102", "net.3", 0)),
     _patient("batch_norm", FrozenWeights, ("BN103", "net.1", 0)),
     _patient("batch_norm", AlwaysDrops, ("BN108", "self/dropout", 0)),
+    _patient("generalization_gap", OtherUnits, ("GAP103", "val_loss", 0), val_check_interval=1),
     _patient("gradients", ForgottenBackbone, ("GRD103", "net.0", 0), ("GRD103", "net.1", 0)),
     _patient("graph_leak", RunningLoss, ("MEM101", "model.running_loss", 0)),
     _patient("graph_leak", LossList, ("MEM101", "model.losses", 0)),

@@ -76,6 +76,9 @@ every_cell = pytest.mark.parametrize(
 
 USER_METRICS = ("train_loss", "val_loss")
 
+PUBLISHED = "gap/"
+"""How the names begin of what we add to ``trainer.callback_metrics``."""
+
 
 @dataclass
 class Outcome:
@@ -157,7 +160,8 @@ def digests(trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
     parts: dict[str, Any] = {f"state.{name}": value for name, value in pl_module.state_dict().items()}
     parts |= {f"optimizer.{i}": optimizer.state_dict() for i, optimizer in enumerate(trainer.optimizers)}
     parts |= {f"gradient.{name}": p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
-    parts |= {f"metric.{name}": trainer.callback_metrics[name] for name in USER_METRICS}
+    metrics = trainer.callback_metrics.items()
+    parts |= {f"metric.{name}": value for name, value in metrics if not name.startswith(PUBLISHED)}
     state = np.random.get_state()
     parts |= {"rng.torch": torch.get_rng_state(), "rng.numpy": [state[0], state[1].tolist(), *state[2:]]}
     parts |= {"rng.python": random.getstate(), "modes": [m.training for m in pl_module.modules()]}
@@ -190,7 +194,7 @@ def run(cell: Cell, patient: Patient, *callbacks: Any, sick: bool = False, **loa
         # So many batches that every process sees enough of them.
         data = {"train_dataloaders": loader(8 * cell.processes, **loader_settings)}
         data["val_dataloaders"] = loader(2 * cell.processes, shuffle=False)
-        fitting = helpers.trainer(*callbacks, recorder, logger=logger, **cell.settings())
+        fitting = helpers.trainer(*callbacks, recorder, logger=logger, **cell.settings(), **patient.settings)
         return recorder.fit(fitting, module, **data)
 
 

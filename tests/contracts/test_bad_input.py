@@ -25,7 +25,8 @@ def _of_annotation(annotation: Any) -> list[list[Any]]:
     if get_origin(annotation) in (Union, UnionType):
         return [wrong for part in get_args(annotation) for wrong in _of_annotation(part)]
     if get_origin(annotation) is Literal:
-        return [["no-such-word", "", 7, ["report"], None, *(word.upper() for word in get_args(annotation))]]
+        words = get_args(annotation)
+        return [["no-such-word", "", 7, ["report"], None, *(word.swapcase() for word in words)]]
     wrong: dict[Any, list[Any]] = {
         bool: ["yes", 1, 0, None, []],
         int: [-1, -(10**9), 1.5, "3", "many", True, [3], math.nan, math.inf],

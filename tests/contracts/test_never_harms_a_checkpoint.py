@@ -52,7 +52,7 @@ def test_the_state_is_plain_before_during_and_after_a_run(member: Member, patien
     diagnostic = member()
     assert _not_plain(diagnostic.state_dict()) == []
     inspects = _Inspects(diagnostic)
-    fit(trainer(diagnostic, inspects), patient.make(sick=True))
+    fit(trainer(diagnostic, inspects, **patient.settings), patient.make(sick=True))
     assert inspects.bad == []
     assert _not_plain(diagnostic.state_dict()) == []
 

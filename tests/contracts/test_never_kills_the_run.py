@@ -26,6 +26,10 @@ def _sick(member: Member) -> Student:
     return of_room(member.room)[0].make(sick=True)
 
 
+def _settings(member: Member) -> dict[str, Any]:
+    return of_room(member.room)[0].settings
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Member], Path]:
     """A checkpoint of each callback after its first epoch, so that resuming is a place for faults too."""
@@ -33,7 +37,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Member], 
 
     def make(member: Member) -> Path:
         if member.name not in made:
-            first = fit(trainer(member(), max_epochs=1), _sick(member))
+            first = fit(trainer(member(), max_epochs=1, **_settings(member)), _sick(member))
             made[member.name] = tmp_path_factory.mktemp("first") / "first.ckpt"
             first.save_checkpoint(made[member.name])
         return made[member.name]
@@ -41,9 +45,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Member], 
     return make
 
 
-def _everything(diagnostic: Callback, module: Student, checkpoint: Path, folder: Path) -> Trainer:
+def _everything(diagnostic: Callback, module: Student, checkpoint: Path, folder: Path, **settings: Any) -> Trainer:
     """Resume, fit to the end of the third epoch with checkpoints, validate, test and predict."""
-    run = trainer(diagnostic, max_epochs=3, enable_checkpointing=True, default_root_dir=folder)
+    run = trainer(diagnostic, max_epochs=3, enable_checkpointing=True, default_root_dir=folder, **settings)
     fit(run, module, ckpt_path=checkpoint)
     for act in (run.validate, run.test, run.predict):
         act(module, loader(2, shuffle=False), **({} if act == run.predict else {"verbose": False}))
@@ -57,7 +61,7 @@ def test_a_fault_switches_the_diagnostic_off_and_training_goes_on(
     faulty = planted(member.kind, site)
     diagnostic, module = member(kind=faulty, strict=False), _sick(member)
     with heard() as records:
-        run = _everything(diagnostic, module, checkpoints(member), tmp_path)
+        run = _everything(diagnostic, module, checkpoints(member), tmp_path, **_settings(member))
     assert run.global_step == 3 * BATCHES
     assert faulty.raised > 0, "the fault was never reached"
     reports = [record for record in records if record.exc_info]
@@ -76,7 +80,8 @@ def test_strict_raises_the_fault_instead(
     member: Member, site: str, checkpoints: Callable[[Member], Path], tmp_path: Path
 ) -> None:
     with pytest.raises(PlantedError, match=f"planted in {site}"):
-        _everything(member(kind=planted(member.kind, site)), _sick(member), checkpoints(member), tmp_path)
+        faulty = member(kind=planted(member.kind, site))
+        _everything(faulty, _sick(member), checkpoints(member), tmp_path, **_settings(member))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -159,7 +164,7 @@ def test_an_outlet_that_cannot_be_written_ends_neither_run_nor_diagnosis(
     if make_logger is _full and not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
     patient, diagnostic = of_room(member.room)[0], member()
-    run = trainer(diagnostic, logger=make_logger(tmp_path))
+    run = trainer(diagnostic, logger=make_logger(tmp_path), **patient.settings)
     with heard() as records:
         fit(run, patient.make(sick=True))
     assert run.global_step == 2 * BATCHES
@@ -218,7 +223,7 @@ def test_a_handler_of_the_users_that_raises_costs_its_lines_and_nothing_else(mem
     before = LOGGER.level
     LOGGER.setLevel(logging.INFO)
     try:
-        fit(trainer(diagnostic), patient.make(sick=True))
+        fit(trainer(diagnostic, **patient.settings), patient.make(sick=True))
     finally:
         LOGGER.removeHandler(refuses)
         LOGGER.setLevel(before)

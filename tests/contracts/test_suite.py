@@ -216,7 +216,7 @@ def test_a_fault_in_one_switches_that_one_off_and_the_others_go_on() -> None:
 
 def _unbroken(patient: Patient) -> set[Diagnosed]:
     diagnostics = suite()
-    fit(trainer(diagnostics, max_epochs=3), patient.make(sick=True))
+    fit(trainer(diagnostics, max_epochs=3, **patient.settings), patient.make(sick=True))
     return diagnosed(diagnostics.findings)
 
 
@@ -235,12 +235,13 @@ def test_a_resumed_run_is_diagnosed_as_an_unbroken_one_whichever_way(
     patient: Patient, first: str, second: str, after_fit: bool, tmp_path: Path
 ) -> None:
     saving = ModelCheckpoint(tmp_path, filename="end")
-    before = trainer(*_WAYS[first](), saving, max_epochs=1, enable_checkpointing=True)
+    settings = {"enable_checkpointing": True, **patient.settings}
+    before = trainer(*_WAYS[first](), saving, max_epochs=1, **settings)
     fit(before, patient.make(sick=True))
     if after_fit:
         before.save_checkpoint(tmp_path / "end.ckpt")
     watching = _WAYS[second]()
-    again = trainer(*watching, ModelCheckpoint(tmp_path, filename="again"), max_epochs=3, enable_checkpointing=True)
+    again = trainer(*watching, ModelCheckpoint(tmp_path, filename="again"), max_epochs=3, **settings)
     fit(again, patient.make(sick=True), ckpt_path=tmp_path / "end.ckpt")
     found = {each for callback in watching for each in diagnosed(callback.findings)}
     assert found == _unbroken(patient) == patient.findings

@@ -35,7 +35,7 @@ LATE = Patient("graph_leak", LateLossList, frozenset({("MEM101", "model.losses",
 
 def _unbroken(member: Member, patient: Patient, batches: int, epochs: int) -> set[Diagnosed]:
     diagnostic = member()
-    fit(trainer(diagnostic, max_epochs=epochs), patient.make(sick=True), batches=batches)
+    fit(trainer(diagnostic, max_epochs=epochs, **patient.settings), patient.make(sick=True), batches=batches)
     return diagnosed(diagnostic.findings)
 
 
@@ -46,7 +46,7 @@ def _resumed(
     checkpoint = None
     for epochs in stops:
         diagnostic, saving = member(), ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
-        run = trainer(diagnostic, saving, max_epochs=epochs, enable_checkpointing=True)
+        run = trainer(diagnostic, saving, max_epochs=epochs, enable_checkpointing=True, **patient.settings)
         fit(run, patient.make(sick=True), batches=batches, ckpt_path=checkpoint)
         checkpoint = folder / f"epoch={epochs - 1}.ckpt"
         if after_fit:
@@ -86,12 +86,12 @@ def test_a_resumed_run_is_diagnosed_as_an_unbroken_one(
 def _part_with_two_processes(member: Member, folder: Path, epochs: int, checkpoint: Path | None) -> list[Outcome]:
     """One part of a run in two processes, which saves its last epoch."""
     folder.mkdir()
-    saving = ModelCheckpoint(folder, filename="end")
+    patient, saving = of_room(member.room)[0], ModelCheckpoint(folder, filename="end")
     recorder, logger = Recorder(folder), CSVLogger(folder, name="csv", version=0)
-    settings = {**Cell(processes=2).settings(), "logger": logger, "enable_checkpointing": True}
+    settings = {**Cell(processes=2).settings(), **patient.settings, "logger": logger, "enable_checkpointing": True}
     run = trainer(member(), saving, recorder, max_epochs=epochs, **settings)
     data = {"train_dataloaders": loader(2 * BATCHES), "val_dataloaders": loader(4, shuffle=False)}
-    return recorder.fit(run, of_room(member.room)[0].make(sick=True), **data, ckpt_path=checkpoint)
+    return recorder.fit(run, patient.make(sick=True), **data, ckpt_path=checkpoint)
 
 
 @every_kind
