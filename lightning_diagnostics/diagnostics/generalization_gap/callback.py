@@ -99,7 +99,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
     goes_first = True
     state_outlives_run = True
     presets: ClassVar[Mapping[str, Mapping[str, Any] | None]] = {
-        "light": {"time_budget": 0.02},
+        "light": None,
         "thorough": {"per_class": True, "time_budget": 1.0},
     }
 
@@ -113,7 +113,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         patience: int = 5,
         min_relative_improvement: float = 0.001,
         strip: int = 5,
-        time_budget: float = 0.1,
+        time_budget: float = 0.05,
         per_class: bool = False,
         on_finding: OnFinding = "report",
         at: At = "warning",
