@@ -248,7 +248,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         if validation is None or not known:
             return
         if len(known) < insides.process_count(trainer):
-            known = [replace(each, passed=None, reason=_APART) for each in known]
+            known = [replace(each, passed=None, reason=_APART, remedy=_TOGETHER) for each in known]
         ended, found = insides.logged(trainer), metrics.found(pl_module)
         if trainer.sanity_checking and insides.process_count(trainer) > 1:
             return  # the ranks do not meet in it
@@ -362,6 +362,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
 
 
 _APART = "not every process has this callback, or it was switched off in one"
+_TOGETHER = "give every process the same callbacks; the log says why one was switched off."
 
 
 def _published(gaps: Iterable[MetricGap]) -> dict[str, float]:
