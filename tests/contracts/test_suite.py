@@ -25,6 +25,9 @@ from tests.contracts.test_works_everywhere import ADVICE, NAMES, WithARate, sett
 from tests.helpers import KINDS, MEMBERS, alive, diagnosed, fit, heard, held, trainer
 from tests.patients import BATCHES, PATIENTS, Diagnosed, LossList, Patient, Student, kill_units, loader
 
+IN_A_RUN = [member.name for member in sorted(KINDS, key=lambda member: not member.kind.goes_first)]
+"""The callbacks of a suite in the order in which they are called."""
+
 every_patient = pytest.mark.parametrize("patient", PATIENTS, ids=str)
 pytestmark = [
     # Lightning's advice: the parts of a run share a folder.
@@ -115,7 +118,7 @@ def test_after_a_run_its_callbacks_are_gone(fault: BaseException | None, place: 
     else:
         with pytest.raises((type(fault), SystemExit)):
             fit(again, module)
-    assert peeks.seen == [member.name for member in KINDS]
+    assert peeks.seen == IN_A_RUN
     _clean(diagnostics, module, again, before)
 
 
@@ -166,7 +169,7 @@ def test_a_run_whose_end_nobody_told_the_suite_of_leaves_nothing_to_the_next() -
     peeks.end = lambda: None
     with heard() as records:
         fit(again, module)
-    assert peeks.seen == [member.name for member in KINDS]
+    assert peeks.seen == IN_A_RUN
     assert records[-1].getMessage().startswith("Run finished"), "this time they were told"
     _clean(diagnostics, module, again, before)
 
@@ -302,7 +305,7 @@ def test_of_two_suites_the_first_acts_and_the_other_says_that_it_stands_back() -
     with heard() as records:
         again = fit(trainer(first, second, peeks, max_epochs=1), LossList(sick=True))
         again.validate(Student(), loader(2, shuffle=False), verbose=False)
-    assert peeks.seen == [member.name for member in KINDS]
+    assert peeks.seen == IN_A_RUN
     said = [record.getMessage() for record in records if "stands back" in record.getMessage()]
     assert said == [
         "there is a suite of diagnostics already (the callbacks of the Trainer); "
