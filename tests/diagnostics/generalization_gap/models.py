@@ -350,7 +350,8 @@ def _state(trainer: Trainer, module: LightningModule) -> dict[str, str]:
     for name in ("callback_metrics", "logged_metrics", "progress_bar_metrics"):
         values = getattr(trainer, name)
         parts[name] = {each: value for each, value in values.items() if not each.startswith("gap/")}
-    for index, each in enumerate(tree_leaves(trainer.train_dataloader or [])):
+    loaders = [each for each in tree_leaves(trainer.train_dataloader) if each is not None]
+    for index, each in enumerate(loaders):
         parts |= {f"data.{index}": _plain(each.dataset), f"order.{index}": _plain(each.generator)}
     parts |= {"modes": [each.training for each in module.modules()], "steps": trainer.global_step}
     parts |= {"grad": [each.requires_grad for each in module.parameters()], "stop": trainer.should_stop}

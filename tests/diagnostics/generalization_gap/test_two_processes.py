@@ -1,5 +1,6 @@
 """Two processes with unequal shares: their numbers are of all samples, they agree, and none waits for ever."""
 
+import csv
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -11,6 +12,7 @@ import torch
 import torch.multiprocessing
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn import functional
@@ -27,6 +29,8 @@ TRAINING, VALIDATION = 41, 23
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using `DistributedSampler` with the dataloaders"),
     pytest.mark.filterwarnings("ignore:`broadcast_buffers` is deprecated"),
+    pytest.mark.filterwarnings("ignore:torch.distributed.nn.functional.all_gather is deprecated"),
+    pytest.mark.filterwarnings("ignore:It is recommended to use `self.log"),
 ]
 
 
@@ -137,7 +141,6 @@ class Alone(models.Small):
         self.log("val_loss", functional.cross_entropy(self(batch[0]), batch[1]))
 
 
-@pytest.mark.filterwarnings("ignore:It is recommended to use `self.log")
 def test_what_the_user_does_not_exchange_is_of_all_samples_too(tmp_path: Path) -> None:
     zero, one = both(Alone, tmp_path, _monitor(train_pass="full"))
     assert zero["published"]["val_loss"] != one["published"]["val_loss"]
@@ -187,6 +190,30 @@ def test_when_the_pass_of_one_process_fails_none_waits(rank: int, tmp_path: Path
         assert "val_auroc" in told["published"]
     (note,) = (message for code, message in zero["findings"] if code == "GAP901")
     assert "no such sample" in note
+
+
+class Gathers(Merged):
+    """Its step exchanges something with the other process."""
+
+    @override
+    def score(self, logits: Tensor, batch: Batch, batch_idx: int) -> None:
+        gathered: Any = self.all_gather(logits)
+        super().score(gathered[self.global_rank], batch, batch_idx)
+
+
+def test_a_step_that_exchanges_is_a_note_on_both(tmp_path: Path) -> None:
+    for told in both(Gathers, tmp_path, _monitor()):
+        assert told["gaps"] == [{}, {}]
+        (note,) = (message for code, message in told["findings"] if code == "GAP901")
+        assert "exchanges data with other processes" in note
+
+
+def test_a_subset_is_of_both_processes_and_read_once(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="csv", version=0)
+    both(Merged, tmp_path, _monitor(), logger=logger)
+    with (tmp_path / "csv" / "version_0" / "metrics.csv").open(encoding="utf-8") as lines:
+        drawn = [(row["gap/training_samples"], row["gap/validation_samples"]) for row in csv.DictReader(lines)]
+    assert [(float(one), float(other)) for one, other in drawn if one] == [(24.0, 23.0)] * 2
 
 
 @pytest.mark.parametrize(
