@@ -82,8 +82,8 @@ def test_a_fault_switches_the_diagnostic_off_and_training_goes_on(
 def test_strict_raises_the_fault_instead(
     member: Member, site: str, checkpoints: Callable[[Member], Path], tmp_path: Path
 ) -> None:
+    faulty = member(kind=planted(member.kind, site))
     with pytest.raises(PlantedError, match=f"planted in {site}"):
-        faulty = member(kind=planted(member.kind, site))
         _everything(faulty, _sick(member), checkpoints(member), tmp_path, **_settings(member))
 
 

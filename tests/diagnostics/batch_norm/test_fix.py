@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from lightning_diagnostics import BatchNormGuard, Diagnostics, Finding, Severity
+from lightning_diagnostics import BatchNormGuard, Diagnostics, Finding, Severity, catalogue
 from tests.contracts.cells import digest
 from tests.diagnostics.batch_norm import sick
 from tests.diagnostics.batch_norm.sick import Batch, Patient
@@ -329,7 +329,8 @@ def test_a_healthy_program_is_not_touched(tmp_path: Path) -> None:
 
 
 def _suite(ignore: str) -> tuple[Diagnostics, Callable[[], list[Finding]]]:
-    suite = Diagnostics(batch_norm={"fix": True}, ignore=[ignore], activations=False, gradients=False, graph_leak=False)
+    others: dict[str, Any] = {room: False for room in catalogue.rooms() if room != "batch_norm"}
+    suite = Diagnostics(batch_norm={"fix": True}, ignore=[ignore], **others)
     return suite, lambda: suite.findings
 
 
