@@ -19,11 +19,20 @@ SUITE = "--trainer.callbacks+=lightning_diagnostics.Diagnostics"
 EVERY = tuple(catalogue.names().values())
 """The diagnostics in the order in which the suite puts them into a Trainer's list."""
 
+KINDS = catalogue.callbacks()
+IN_LIGHT = tuple(name for name in EVERY if KINDS[name].presets.get("light", {}) is not None)
+"""Those of the light preset."""
+
 OURS = {"Diagnostics", *EVERY}
 KNOWN = {("ACT101", "net.1", 0), ("MEM101", "model.running_loss", 0)}
 """What is wrong with the network of the scripts, by code, place and first step; other diagnostics may find more."""
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+def listed(*names: str) -> list[str]:
+    """A Trainer's list while it trains: what goes before all others stands first, wherever it was put."""
+    return sorted(names, key=lambda name: not (name in KINDS and KINDS[name].goes_first))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from lightning_diagnostics import catalogue
-from tests.ways.desk import EVERY, KNOWN, SCRIPTS, VARIABLE, Desk, Done
+from tests.ways.desk import EVERY, IN_LIGHT, KNOWN, SCRIPTS, VARIABLE, Desk, Done, listed
 
 FIT = ("suite_cli.py", "fit", "--config", "datamodule.yaml")
 BEFORE, AFTER = ["EarlyStopping", "LearningRateMonitor", "Roll"], ["SaveConfigCallback", "ModelCheckpoint"]
@@ -139,24 +139,24 @@ def test_the_help_says_what_every_flag_does(desk: Desk) -> None:
 def test_our_callbacks_have_short_names(desk: Desk) -> None:
     done = desk.good(*FIT, "--trainer.callbacks+=GraphLeakDetector", "--trainer.callbacks.min_age=3")
     others = [name for name in EVERY if name != "GraphLeakDetector"]
-    assert done.said("while") == [*BEFORE, "GraphLeakDetector", "Diagnostics", *others, *AFTER]
+    assert done.said("while") == listed(*BEFORE, "GraphLeakDetector", "Diagnostics", *others, *AFTER)
     assert done.found >= KNOWN
     done = desk.good(*FIT, "--diagnostics=light", "--trainer.callbacks+=Diagnostics")
     assert done.record["enabled_by"] == "--trainer.callbacks"
-    assert done.children == list(EVERY)
+    assert done.children == listed(*EVERY)
 
 
 def test_it_goes_before_the_environment_which_may_be_switched_off_so(desk: Desk) -> None:
     env = {VARIABLE: "thorough"}
     done = desk.good(*FIT, "--diagnostics=light", env=env)
-    assert (done.settings, done.children) == ({"preset": "light"}, list(EVERY))
+    assert (done.settings, done.children) == ({"preset": "light"}, list(IN_LIGHT))
     done = desk.good(*FIT, "--diagnostics=off", env=env)
     assert done.children == done.records == []
 
 
 def test_a_command_line_for_any_model(desk: Desk, without: Done) -> None:
     done = desk.good("suite_subclass.py", "fit", "--config", "subclass.yaml", "--diagnostics=thorough")
-    assert done.said("while") == ["Roll", "LearningRateMonitor", "Diagnostics", *EVERY, *AFTER]
+    assert done.said("while") == listed("Roll", "LearningRateMonitor", "Diagnostics", *EVERY, *AFTER)
     assert done.said("weights") == without.said("weights")
     assert (done.settings, done.record["enabled_by"]) == ({"preset": "thorough"}, "--diagnostics")
 

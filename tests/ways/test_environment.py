@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.ways.desk import EVERY, KNOWN, SUITE, VARIABLE, Desk, Done
+from tests.ways.desk import EVERY, IN_LIGHT, KNOWN, SUITE, VARIABLE, Desk, Done, listed
 
 FILES = {
     "settings.yaml": "preset: light\nactivations: {every_n_train_steps: 3}\n",
@@ -42,7 +42,7 @@ def _files(request: pytest.FixtureRequest) -> None:
 
 def test_the_line_is_typed_into_a_shell(fresh_desk: Desk, without: Done) -> None:
     done = fresh_desk.good("plain.py", env={VARIABLE: "standard"})
-    assert done.said("while") == ["Roll", "Diagnostics", *EVERY, "ModelCheckpoint"]
+    assert done.said("while") == listed("Roll", "Diagnostics", *EVERY, "ModelCheckpoint")
     assert done.said("after") == ["Roll", "Diagnostics", "ModelCheckpoint"]
     assert done.said("weights") == without.said("weights")
     assert done.found >= KNOWN
@@ -128,11 +128,11 @@ def test_command_lines(project: str, desk_of: str, without: Done, request: pytes
     words = (f"{project}.py", "fit", "--config", f"{project}.yaml")
     done = desk.good(*words, env={VARIABLE: "standard"})
     assert done.said("weights") == without.said("weights")
-    assert done.children == list(EVERY)
+    assert done.children == listed(*EVERY)
     assert done.found >= KNOWN
     assert done.record["enabled_by"] == f"{VARIABLE}=standard"
     flagged = desk.good(*words, SUITE, "--trainer.callbacks.preset=light", env={VARIABLE: "thorough"})
-    assert (flagged.children, flagged.found) == (done.children, done.found)
+    assert (flagged.children, flagged.found) == (list(IN_LIGHT), done.found)
     assert (flagged.record["enabled_by"], flagged.settings) == ("--trainer.callbacks", {"preset": "light"})
 
 
@@ -142,7 +142,7 @@ def test_command_lines(project: str, desk_of: str, without: Done, request: pytes
 def test_a_suite_that_the_user_lists_goes_before(desk: Desk) -> None:
     program = "trainer(Diagnostics(preset='light')).fit(Net(), loader(640), loader(64))"
     done = desk.good(script(program, "from lightning_diagnostics import Diagnostics"), env={VARIABLE: "thorough"})
-    assert done.said("while") == ["Diagnostics", *EVERY, "Roll", "Diagnostics", "ModelCheckpoint"]
+    assert done.said("while") == ["Diagnostics", *IN_LIGHT, "Roll", "Diagnostics", "ModelCheckpoint"]
     assert (done.record["enabled_by"], done.settings) == ("the callbacks of the Trainer", {"preset": "light"})
     assert sum("MEM101" in line for line in done.ours) == 1
 
@@ -159,7 +159,7 @@ def test_a_diagnostic_that_the_user_lists_is_his(desk: Desk) -> None:
 def test_two_trainers_each_have_theirs(desk: Desk) -> None:
     program = "for _ in range(2):\n    trainer().fit(Net(), loader(640), loader(64))"
     done = desk.good(script(program), env={VARIABLE: "standard"})
-    assert done.said("while") == 2 * ["Roll", "Diagnostics", *EVERY, "ModelCheckpoint"]
+    assert done.said("while") == 2 * listed("Roll", "Diagnostics", *EVERY, "ModelCheckpoint")
     assert [record["status"] for record in done.records] == 2 * ["finished"]
     assert sum(line.startswith("WARNING: MEM101") for line in done.ours) == 2
     assert sum("Run finished" in line for line in done.ours) == 2
@@ -169,7 +169,7 @@ def test_one_trainer_fits_twice_and_validates(desk: Desk) -> None:
     program = "t = trainer()\nt.fit(Net(), loader(640), loader(64))\nt.validate(Net(), loader(64), verbose=False)\n"
     program += "t.fit_loop.max_epochs = 2\nt.fit(Net(), loader(640), loader(64))\nprint('end:', len(t.callbacks))"
     done = desk.good(script(program), env={VARIABLE: "standard"})
-    assert done.said("while") == 2 * ["Roll", "Diagnostics", *EVERY, "ModelCheckpoint"]
+    assert done.said("while") == 2 * listed("Roll", "Diagnostics", *EVERY, "ModelCheckpoint")
     assert done.said("end") == ["3"]
     assert sum("Run finished" in line for line in done.ours) == 3  # two fits and an evaluation
     assert done.record["status"] == "finished"
@@ -238,7 +238,7 @@ def _speaks_once(done: Done) -> None:
 def test_two_processes_make_one_report(desk: Desk) -> None:
     done = desk.good("plain.py", "ddp_fork", env={VARIABLE: "standard"})
     _speaks_once(done)
-    assert done.said("while") == ["Roll", "Diagnostics", *EVERY, "ModelCheckpoint"]
+    assert done.said("while") == listed("Roll", "Diagnostics", *EVERY, "ModelCheckpoint")
     (line,) = desk.good("plain.py", "ddp_fork", env={VARIABLE: "fast"}).ours
     assert line.startswith(f"ERROR: {VARIABLE}=fast: unknown word 'fast'")
     assert desk.good("plain.py", "ddp_fork").records == []

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lightning_diagnostics import catalogue
-from tests.ways.desk import EVERY, KNOWN, SUITE, Desk, Done
+from tests.ways.desk import EVERY, IN_LIGHT, KNOWN, SUITE, Desk, Done, listed
 
 OF = "--trainer.callbacks."
 GRAPHS = "--trainer.callbacks+=lightning_diagnostics.GraphLeakDetector"
@@ -50,7 +50,7 @@ def test_the_word_is_typed_into_a_shell(project: Project, fresh_desk: Desk) -> N
 def test_one_flag_switches_the_suite_on_beside_the_users_callbacks(project: Project, desk: Desk, without: Done) -> None:
     assert desk.good(*project.fit).said("while") == [*project.before, *project.after]
     done = desk.good(*project.fit, SUITE)
-    assert done.said("while") == [*project.before, "Diagnostics", *EVERY, *project.after]
+    assert done.said("while") == listed(*project.before, "Diagnostics", *EVERY, *project.after)
     assert done.said("after") == [*project.before, "Diagnostics", *project.after]
     assert done.said("weights") == without.said("weights")
     assert done.found >= KNOWN
@@ -98,7 +98,7 @@ def test_an_argument_of_the_suite_is_a_flag(flags: list[str], settings: dict[str
         assert done.children == ["GraphLeakDetector"]
         assert done.found == {("MEM101", "model.running_loss", 0)}
     else:
-        assert done.children == [name for name in EVERY if name not in left_out]
+        assert done.children == listed(*(name for name in EVERY if name not in left_out))
         expected = {f for f in KNOWN if "MEM" not in ignored or not f[0].startswith("MEM")}
         expected -= {("ACT101", "net.1", 0)} if left_out or re.search("dead-units(?!:)", ignored) else set()
         assert done.found & KNOWN == expected
@@ -131,7 +131,7 @@ def test_single_callbacks_are_flags_too(desk: Desk) -> None:
 
 def test_the_suite_stands_back_for_a_callback_that_is_listed_already(desk: Desk) -> None:
     done = desk.good(*DATAMODULE.fit, GRAPHS, f"{OF}min_age=3", SUITE, f"{OF}preset=light")
-    others = [name for name in EVERY if name != "GraphLeakDetector"]
+    others = [name for name in IN_LIGHT if name != "GraphLeakDetector"]
     assert done.said("while") == [*DATAMODULE.before, "GraphLeakDetector", "Diagnostics", *others, *DATAMODULE.after]
     assert done.found >= KNOWN
     assert len(done.records) == 1
@@ -140,7 +140,7 @@ def test_the_suite_stands_back_for_a_callback_that_is_listed_already(desk: Desk)
 
 def test_a_second_suite_stands_back_and_says_so_once(desk: Desk) -> None:
     done = desk.good(*DATAMODULE.fit, SUITE, SUITE, f"{OF}preset=light")
-    assert done.said("while") == [*DATAMODULE.before, "Diagnostics", *EVERY, "Diagnostics", *DATAMODULE.after]
+    assert done.said("while") == listed(*DATAMODULE.before, "Diagnostics", *EVERY, "Diagnostics", *DATAMODULE.after)
     assert done.settings == {"preset": "standard"}
     said = "there is a suite of diagnostics already (--trainer.callbacks); the one of --trainer.callbacks stands back"
     assert done.ours.count(f"INFO: {said}") == 1
@@ -171,7 +171,7 @@ GIVEN = {
 def test_a_second_file_appends_the_suite_and_flags_override_it(project: Project, desk: Desk) -> None:
     desk.files = {"more.yaml": LISTED}
     done = desk.good(*project.fit, "--config", "more.yaml", f"{OF}preset=light")
-    assert done.said("while") == [*project.before, "Diagnostics", *EVERY, *project.after]
+    assert done.said("while") == listed(*project.before, "Diagnostics", *IN_LIGHT, *project.after)
     assert done.settings == {**GIVEN, "preset": "light"}
     assert done.found >= KNOWN
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ways.desk import EVERY, KNOWN, SCRIPTS, SUITE, VARIABLE, Desk
+from tests.ways.desk import EVERY, KNOWN, SCRIPTS, SUITE, VARIABLE, Desk, listed
 from tests.ways.workshop import Workshop
 
 LIGHTNING, OTHER = "lightning.pytorch", "pytorch_lightning"
@@ -112,7 +112,7 @@ def test_the_environment_loads_the_scripts_package_only(package: str, torch_desk
     torch_desk.package = package
     text = "import runpy\nrunpy.run_path('plain.py', run_name='__main__')" + LOADED
     without, done = torch_desk.good(text), torch_desk.good(text, env={VARIABLE: "standard"})
-    assert done.children == list(EVERY)
+    assert done.children == listed(*EVERY)
     for word in ("loaded", "speaks"):
         assert [w for w in done.said(word) if not w.startswith("lightning_diag")] == [
             w for w in without.said(word) if not w.startswith("lightning_diag")
@@ -127,7 +127,7 @@ def test_the_environment_loads_the_scripts_package_only(package: str, torch_desk
 def test_command_lines_of_the_other_package(project: str, other_desk: Desk) -> None:
     words = (f"{project}.py", "fit", "--config", f"{project}.yaml")
     done = other_desk.good(*words, SUITE, "--trainer.callbacks.preset=thorough")
-    assert (done.children, done.found >= KNOWN) == (list(EVERY), True)
+    assert (done.children, done.found >= KNOWN) == (listed(*EVERY), True)
     assert (done.record["enabled_by"], done.settings) == ("--trainer.callbacks", {"preset": "thorough"})
     single = "--trainer.callbacks+=lightning_diagnostics.GraphLeakDetector"
     done = other_desk.good(*words, single, "--trainer.callbacks.min_age=3")
