@@ -101,8 +101,11 @@ def portable(state: State) -> State | None:
 def value(metric: Metric, states: list[State], device: torch.device) -> float | None:
     """What a metric comes to over the states of all processes; None if that is no number. The metric is left as it was.
 
-    Without an exchange of its own: its states are put together as torchmetrics does it.
+    Without an exchange of its own: its states are put together as torchmetrics does it. None for a metric of metrics:
+    it would have those compute, from what they hold now and with an exchange of theirs.
     """
+    if any(isinstance(each, Metric) for each in metric.modules() if each is not metric):
+        return None
     own = dict(vars(metric))
     try:
         for name, merged in _merged(metric, states, device).items():
