@@ -46,9 +46,12 @@ class Targets:
         targets = _targets(batch)
         if targets is None or not targets.dim() or not targets.numel() or self._unknown:
             self._unknown = True
-        elif targets.is_floating_point():
+        elif targets.is_floating_point() and not _is_binary(targets):
             self._unknown |= targets.numel() != len(targets)  # of several outputs each has a constant of its own
             self._add(targets.detach().double())
+        elif targets.is_floating_point():
+            self._unknown |= targets.numel() != len(targets)
+            self._count(targets.detach().long())
         else:
             self._count(targets.detach())
 
@@ -92,6 +95,11 @@ def constant(states: list[dict[str, Any] | None]) -> Constant:
     total = sum(counts.values())
     entropy = -math.fsum(number / total * math.log(number / total) for number in counts.values())
     return Constant(share=max(counts.values()) / total, cross_entropy=entropy)
+
+
+def _is_binary(targets: Tensor) -> bool:
+    """Whether numbers are two classes, as a binary cross entropy wants them."""
+    return bool(((targets == 0) | (targets == 1)).all())
 
 
 def _targets(batch: Any) -> Tensor | None:

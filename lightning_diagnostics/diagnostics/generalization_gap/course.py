@@ -1,7 +1,7 @@
 """The course of a run's validations: the numbers of each that are drawn, and what the rules are asked."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lightning_diagnostics.diagnostics.generalization_gap import directions, measure
@@ -15,6 +15,7 @@ from lightning_diagnostics.diagnostics.generalization_gap.rules import (
     mode_gap,
     overconfident,
     overfitting,
+    standing,
     underfitting,
     validation_too_good,
 )
@@ -94,18 +95,17 @@ class Course:
         self.validations = 0
         self.widths: dict[str, float | None] = {}
         """Half the width of the interval of each validation metric."""
-        self._first = -1  # the step of the first validation
         self._watched: dict[str, Watched] = {}
         self._streaks: dict[str, Streak] = {}  # by rule and metric
         self._before: dict[str, tuple[float | None, float]] = {}  # training and validation at the one before
         self._first_losses: dict[str, float] = {}  # the first of the training batches, of each loss
         self._no_shares: set[str] = set()  # metrics that were no share of samples at some validation
+        self._of_another_kind: set[str] = set()  # losses that were far above that of a constant predictor
         self._told: dict[str, Direction | None] = {}
 
     def add(self, scores: list[Score], around: Around) -> list[MetricGap]:
         """One more validation; gives what is drawn of it."""
         self.validations += 1
-        self._first = around.step if self._first < 0 else self._first
         said = self._settings.directions
         self._told = {
             each.name: directions.direction(each.name, told=said, watched=around.watched, metric=each.metric)
@@ -153,7 +153,7 @@ class Course:
                 yield from self._of_gap(score, around)
             if score.modes is not None and score.name in self._watched and self._told[score.name] == "min":
                 yield self._of_modes(score, around)
-            yield from self._of_baseline(score, around)
+        yield from self._of_baselines(scores, around)
 
     def _onsets(self, scores: dict[str, Score], around: Around) -> Iterator[Question]:
         for name in directions.losses(self._told, self._settings.monitor):
@@ -217,18 +217,25 @@ class Course:
             in_evaluation.value,
             len(in_evaluation.series.means) if in_evaluation.series is not None else 0,
             None if band is None else band.low,
+            around.step - streak.since if streak.count else 0,
         )
         return Question(mode_gap, score.name, measured)
 
-    def _of_baseline(self, score: Score, around: Around) -> Iterator[Question]:
-        is_loss, share = score.name in self._watched, self._is_share(score)
-        kind, number = _constant_of(score.name, around.constant, is_loss=is_loss, share=share)
-        if score.training is None or score.loader or kind is None or number is None:
-            return
-        measured = measure.Baseline(
-            score.name, self._first, self.validations, around.step, kind, score.training.value, number
-        )
-        yield Question(underfitting, score.name, measured)
+    def _of_baselines(self, scores: list[Score], around: Around) -> Iterator[Question]:
+        found: list[measure.Baseline] = []
+        for score in scores:
+            is_loss, share = score.name in self._watched, self._is_share(score)
+            kind, number = _constant_of(score.name, around.constant, is_loss=is_loss, share=share)
+            if score.training is not None and not score.loader and kind is not None and number is not None:
+                found.append(measure.Baseline(score.name, -1, 0, around.step, kind, score.training.value, number))
+        stands = [standing(each, self._limits) for each in found]
+        for one, stand in zip(found, stands, strict=True):
+            if stand == "another kind" and one.kind != "share":
+                self._of_another_kind.add(one.metric)
+            alike = stand == "equal" and "better" not in stands and one.metric not in self._of_another_kind
+            streak = self._streak(underfitting, one.metric, alike, around)
+            measured = replace(one, step=streak.since, validations=streak.count) if alike else None
+            yield Question(underfitting, one.metric, measured)
 
     def _streak(self, rule: Rule, where: str, holds: bool, around: Around) -> Streak:
         streak = self._streaks.setdefault(f"{rule.code} {where}", Streak())
@@ -252,10 +259,10 @@ class Course:
             "watched": {name: each.plain() for name, each in self._watched.items()},
             "streaks": {key: [each.count, each.since] for key, each in self._streaks.items()},
             "validations": self.validations,
-            "first": self._first,
             "before": {name: list(each) for name, each in self._before.items()},
             "first_losses": dict(self._first_losses),
             "no_shares": sorted(self._no_shares),
+            "of_another_kind": sorted(self._of_another_kind),
         }
 
     def load(self, plain: Mapping[str, Any]) -> None:
@@ -264,9 +271,10 @@ class Course:
         for name, curve in self._watched.items():
             curve.load(plain["watched"][name])
         self._streaks = {key: Streak(*each) for key, each in plain["streaks"].items()}
-        self.validations, self._first = plain["validations"], plain["first"]
+        self.validations = plain["validations"]
         self._before = {name: (training, validation) for name, (training, validation) in plain["before"].items()}
         self._first_losses, self._no_shares = dict(plain["first_losses"]), set(plain["no_shares"])
+        self._of_another_kind = set(plain["of_another_kind"])
 
 
 def _apart(score: Score, direction: Direction | None) -> tuple[measure.Value, measure.Value]:

@@ -273,6 +273,7 @@ class ModeGap:
         evaluation_mode: The loss in evaluation mode.
         batches: Of how many batches.
         low: The lower end of the interval of the difference; None with too few batches.
+        lasted: How many steps the network was trained since the first of them.
     """
 
     metric: str
@@ -282,6 +283,7 @@ class ModeGap:
     evaluation_mode: float
     batches: int
     low: float | None
+    lasted: int
 
 
 @dataclass(frozen=True)
@@ -290,8 +292,8 @@ class Baseline:
 
     Attributes:
         metric: The metric.
-        step: Of the first validation.
-        validations: How many there have been.
+        step: Of the first of the validations in a row in which it was no better.
+        validations: How many they are.
         trained: How many steps the network was trained.
         kind: ``"share"`` (the most frequent class), ``"cross entropy"`` (of the frequencies of the classes) or
             ``"squared error"`` (the variance of the targets).

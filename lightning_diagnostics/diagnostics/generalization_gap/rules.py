@@ -1,7 +1,7 @@
 """What is wrong between training and validation: numbers in, findings out. No torch."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lightning_diagnostics.findings import Diagnosis, Severity, TooEarly, Verdict, limit, rule
 from lightning_diagnostics.findings.finding import Plain
@@ -94,6 +94,20 @@ class Limits:
         source="convention: three",
         low=1,
     )
+    mode_steps: int = limit(
+        500,
+        key="mode-gap.steps",
+        meaning="steps over which evaluation mode was the worse, unless it is much worse",
+        source="the sweep over healthy networks (docs: limits): norms with a momentum of 0.01 are behind for 330 steps",
+        low=0,
+    )
+    mode_soon: float = limit(
+        10.0,
+        key="mode-gap.soon",
+        meaning="the excess from which on evaluation mode is much worse",
+        source="the sweep over healthy networks (docs: limits): 5.3 at most, where norms are behind for a while",
+        low=1e-9,
+    )
     mode_excess: float = limit(
         0.5,
         key="mode-gap.excess",
@@ -111,7 +125,7 @@ class Limits:
     under_validations: int = limit(
         10,
         key="underfitting.validations",
-        meaning="validations before a verdict",
+        meaning="validations in a row in which no metric was better than a constant predictor",
         source=_SWEEP,
         low=1,
     )
@@ -132,8 +146,9 @@ class Limits:
     under_far: float = limit(
         0.1,
         key="underfitting.far",
-        meaning="by how much a training loss may be above that of a constant predictor, as a share of the latter; what "
-        "is further off is taken for a loss of another kind",
+        meaning="by how much a training metric may be worse than that of a constant predictor: a loss as a share of "
+        "the latter, a share of samples as a share of what there is to gain; a loss that was ever further off is taken "
+        "for one of another kind",
         source="convention: ten per cent",
     )
     noise_validations: int = limit(
@@ -155,7 +170,7 @@ def overfitting(measured: "Onset", limits: Limits) -> Verdict:
     batches. Over the same time the loss on training data has gone on falling, measured the same way: in evaluation
     mode, with the weights of the same moment. If there is another metric (the one that `ModelCheckpoint` or
     `EarlyStopping` watches, or an accuracy), it is worse, too, than when the loss was best. With `criterion="GL"`,
-    `"PQ"` or `"UP"` one of Prechelt's criteria (1998) stands in the place of the patience.
+    `"PQ"` or `"UP"` one of Prechelt's criteria (1998) has to hold beside the patience.
 
     ## Why it matters
     From the onset on the network learns what is peculiar to the training samples. Every further epoch costs time and
@@ -178,14 +193,14 @@ def overfitting(measured: "Onset", limits: Limits) -> Verdict:
         return None
     beside = ""
     if measured.partner is not None:
-        beside = f", {measured.partner} has gone from {measured.partner_best:.4g} to {measured.partner_now:.4g}"
+        beside = f", and {measured.partner} has gone from {measured.partner_best:.4g} to {measured.partner_now:.4g}"
     return Diagnosis(
         Severity.WARNING,
         measured.metric,
         measured.step,
         f"{measured.metric} was best at step {measured.step} ({measured.best:.4g}) and has risen to {measured.now:.4g} "
-        f"in the {measured.since} validations since{beside}, while on training data it has fallen from "
-        f"{measured.training_best:.4g} to {measured.training_now:.4g}.",
+        f"in the {measured.since} validations since{beside}. {measured.metric} of training data has fallen meanwhile, "
+        f"from {measured.training_best:.4g} to {measured.training_now:.4g}.",
         f"keep the checkpoint of step {measured.step} (ModelCheckpoint(monitor={measured.metric!r})) and stop there; "
         "more data, augmentation, weight decay or dropout put the onset off.",
         _evidence(measured, limits),
@@ -249,8 +264,9 @@ def mode_gap(measured: "ModeGap", limits: Limits) -> Verdict:
 
     ## What it means
     The same training batches with the same weights were run in both modes. In evaluation mode their loss is higher by
-    more than half, at several validations in a row, which is more than the noise of the batches. So the gap to the
-    validation curve is none of generalisation: something does in evaluation mode what it does not do in training.
+    more than half, at several validations in a row and over five hundred steps, which is more than the noise of the
+    batches; if it is more than ten times higher, the steps do not count. So the gap to the validation curve is none of
+    generalisation: something does in evaluation mode what it does not do in training.
 
     ## Why it matters
     The network is used in evaluation mode. What is lost between the modes is lost in every prediction, and no
@@ -262,9 +278,13 @@ def mode_gap(measured: "ModeGap", limits: Limits) -> Verdict:
     `self.training`, and for dropout that is scaled at the wrong place.
 
     ## When it is wrong
-    A network that is meant to adapt to its batch.
+    A network that is meant to adapt to its batch, or that evaluates a moving average of its weights while that is far
+    behind.
     """
     if measured.validations < limits.mode_validations:
+        return None
+    more = measured.evaluation_mode - measured.training_mode
+    if measured.lasted < limits.mode_steps and more <= limits.mode_soon * abs(measured.training_mode):
         return None
     if measured.low is not None and measured.low <= 0:
         return None
@@ -281,6 +301,8 @@ def mode_gap(measured: "ModeGap", limits: Limits) -> Verdict:
             "mode-gap.excess": limits.mode_excess,
             "validations": measured.validations,
             "mode-gap.validations": limits.mode_validations,
+            "lasted": measured.lasted,
+            "mode-gap.steps": limits.mode_steps,
             "batches": measured.batches,
         },
     )
@@ -291,10 +313,10 @@ def underfitting(measured: "Baseline", limits: Limits) -> Verdict:
     """On its own training data the network is no better than a predictor that does not look at its input.
 
     ## What it means
-    After ten validations, and a hundred steps, the metric of training data, in evaluation mode, is what a constant
-    predictor comes to: the share of the most frequent class, the entropy of the frequencies of the classes (for a cross
-    entropy), or the variance of the targets (for a squared error). The targets were counted in the very samples that
-    were scored.
+    At ten validations in a row, after a hundred steps, the metric of training data, in evaluation mode, was what a
+    constant predictor comes to: the share of the most frequent class, the entropy of the frequencies of the classes
+    (for a cross entropy), or the variance of the targets (for a squared error). The targets were counted in the very
+    samples that were scored. If there are several such metrics, none of them was better.
 
     ## Why it matters
     Nothing was learned from the input. The usual curves hide it: a loss falls for an epoch, to the frequencies of the
@@ -313,22 +335,19 @@ def underfitting(measured: "Baseline", limits: Limits) -> Verdict:
         return TooEarly(measured.validations, limits.under_validations, "validations")
     if measured.trained < limits.under_steps:
         return TooEarly(measured.trained, limits.under_steps, "steps")
+    if standing(measured, limits) != "equal":
+        return None
     if measured.kind == "share":
-        if measured.value - measured.constant > limits.under_margin * (1 - measured.constant):
-            return None
         how = f"{measured.value:.1%} where always naming the most frequent class gives {measured.constant:.1%}"
     else:
-        share = measured.value / measured.constant if measured.constant > 0 else 0.0
-        if not 1 - limits.under_margin <= share <= 1 + limits.under_far:
-            return None
         what = {"cross entropy": "the entropy of the classes", "squared error": "the variance of the targets"}
         how = f"{measured.value:.4g} where {what[measured.kind]} is {measured.constant:.4g}"
     return Diagnosis(
         Severity.WARNING,
         measured.metric,
         measured.step,
-        f"{measured.metric} on training data is that of a constant predictor after {measured.validations} validations: "
-        f"{how}.",
+        f"{measured.metric} on training data is that of a constant predictor at {measured.validations} validations in "
+        f"a row: {how}.",
         "fit ten samples first; then look at the learning rate, the scale of the inputs, and whether inputs and labels "
         "belong together.",
         {
@@ -462,6 +481,17 @@ RULES = (
 """All rules of this room; the last is what it says when it cannot see."""
 
 
+def standing(measured: "Baseline", limits: Limits) -> Literal["better", "equal", "another kind"]:
+    """How a training metric stands to that of a constant predictor; one that is far worse measures something else."""
+    if measured.kind == "share":
+        gain, room = measured.value - measured.constant, 1 - measured.constant
+    else:
+        gain, room = measured.constant - measured.value, measured.constant
+    if gain > limits.under_margin * room or not room:  # with one class there is nothing to gain
+        return "better"
+    return "equal" if gain >= -limits.under_far * room else "another kind"
+
+
 def _undecided(measured: "Onset") -> TooEarly | None:
     """Whether the criterion has not been met, or cannot be yet."""
     need = measured.patience + 1
@@ -469,7 +499,7 @@ def _undecided(measured: "Onset") -> TooEarly | None:
 
 
 def _has_met(measured: "Onset", limits: Limits) -> bool:
-    if measured.criterion == "patience":
+    if measured.criterion == "patience" or measured.since < measured.patience:
         return measured.since >= measured.patience
     least = {"GL": limits.gl, "PQ": limits.pq, "UP": float(limits.up)}[measured.criterion]
     if measured.score is None:
