@@ -17,6 +17,7 @@ from lightning_diagnostics.callback.undisturbed import (
     WritingError,
     undisturbed,
 )
+from lightning_diagnostics.diagnostics.generalization_gap import metrics
 from lightning_diagnostics.diagnostics.generalization_gap.data import TrainingData, UnreadableError, find
 from lightning_diagnostics.diagnostics.generalization_gap.measure import FEWEST_BATCHES
 from lightning_diagnostics.diagnostics.generalization_gap.passing import Pass, Passed, Plan, StepError
@@ -105,10 +106,11 @@ class TrainingSide:
             raise UnreadableError("validation_step reads from an iterator by itself", OFF)
         if insides.validation_loaders(trainer) is None:
             raise UnreadableError("each validation batch is made of batches of several loaders", OFF)
-        with undisturbed(trainer, pl_module, guard=False), torch.no_grad():  # a hook is the user's code, too
-            data = find(trainer, pl_module, batch_size=validation.batch_size, like=validation.form)
-        with undisturbed(trainer, pl_module, data=data.datasets, guard=False), torch.no_grad():
-            data.probe()
+        with metrics.set_aside(pl_module), torch.no_grad():  # what they have gathered is not copied
+            with undisturbed(trainer, pl_module, guard=False):  # a hook is the user's code, too
+                data = find(trainer, pl_module, batch_size=validation.batch_size, like=validation.form)
+            with undisturbed(trainer, pl_module, data=data.datasets, guard=False):
+                data.probe()
         return data
 
     def _plan(self, trainer: Trainer, pl_module: LightningModule, validation: Validation, watch: Any) -> Plan:
