@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score, MulticlassPrecision
+from torchmetrics.wrappers import ClasswiseWrapper, MinMaxMetric
 from typing_extensions import override
 
 from tests import helpers
@@ -206,6 +207,30 @@ class CollectsInTheHook(Collects):
     def on_validation_epoch_end(self) -> None:
         self.log_dict(self.several.compute())
         self.several.reset()
+
+
+class Wraps(Small):
+    """Metrics of metrics, computed in the hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_class = ClasswiseWrapper(MulticlassAccuracy(CLASSES, average=None), prefix="val_acc_")
+        self.extremes = MinMaxMetric(MulticlassAccuracy(CLASSES))
+        self.sum = MeanMetric() + 1
+
+    @override
+    def score(self, logits: Tensor, batch: Batch, batch_idx: int) -> None:
+        self.by_class.update(logits, batch[1])
+        self.extremes.update(logits, batch[1])
+        self.sum.update(logits.detach().mean())
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.by_class.compute())
+        self.log_dict({f"val_{name}": value for name, value in self.extremes.compute().items()})
+        self.log("val_sum", self.sum.compute())
+        for metric in (self.by_class, self.extremes, self.sum):
+            metric.reset()
 
 
 class Manual(Small):

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from typing_extensions import override
 
 from lightning_diagnostics import GeneralizationGapMonitor
+from lightning_diagnostics.callback.undisturbed import kept
 from lightning_diagnostics.diagnostics.generalization_gap import passing
 from tests.diagnostics.generalization_gap import models
 from tests.diagnostics.generalization_gap.models import Small, differences, training, validation
@@ -99,6 +100,7 @@ CASES = {
     "logs objects": Case(models.Logs, settings=OFTEN),
     "collection": Case(models.Collects, settings=OFTEN),
     "collection in the hook": Case(models.CollectsInTheHook, settings=OFTEN),
+    "metrics of metrics": Case(models.Wraps, settings=OFTEN),
     "draws": Case(models.Draws, settings=OFTEN),
     "manual, two optimizers": Case(models.Manual, settings=OFTEN),
     "schedule in the validation": Case(models.Schedules, settings=OFTEN),
@@ -159,6 +161,18 @@ def test_it_is_the_same_with_a_monitor_first_or_last(tmp_path: Path) -> None:
     without = made(models.Averages(), folder="without")
     assert differences(without, made(_monitor(), models.Averages(), folder="first")) == set()
     assert differences(without, made(models.Averages(), _monitor(), folder="last")) == set()
+
+
+def test_what_metrics_hold_is_not_copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    notes: list[list[str]] = []
+    for most in (3000, 100):  # bytes; what a metric gathers of 200 samples is 4000
+        monkeypatch.setattr(kept, "_MOST_BYTES", most)
+        monitor = _monitor()
+        data = {"data": lambda: (training(200), validation(200)), "max_epochs": 1, "logger": False}
+        models.run(models.Logs, tmp_path, monitor, **data)
+        notes.append([finding.message for finding in monitor.findings if finding.code == "GAP901"])
+    assert notes[0] == []
+    assert "not all of it could be put back" in notes[1][0]
 
 
 # The tests of the test.
