@@ -165,7 +165,7 @@ class Watched:
         if self.criterion == "GL":
             return statistics.generalization_loss(series)
         training = [each for each in self.training[-self.strip :] if each is not None]
-        if len(training) < self.strip or len(self.validation) % self.strip:
+        if len(training) < self.strip or min(training) <= 0 or len(self.validation) % self.strip:
             return None
         return statistics.progress_quotient(series, training, strip=self.strip)
 
