@@ -21,9 +21,7 @@ from tests.diagnostics.generalization_gap.models import Small, differences, trai
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
-    pytest.mark.filterwarnings(
-        "ignore:The ``compute`` method of metric"
-    ),  # as an error it would end what is to be seen
+    pytest.mark.filterwarnings("ignore:The ``compute`` method of metric"),  # an error would hide what it leaves
     pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.{3} before .optimizer.step"),
 ]
 

@@ -225,6 +225,17 @@ def test_an_evaluation_alone_has_no_pass(entry: str) -> None:
     assert module.calls == (3 if entry == "validate" else 0)
 
 
+def test_an_evaluation_after_the_training_has_no_pass_either(tmp_path: Path) -> None:
+    monitor = GeneralizationGapMonitor(strict=True)
+    _, trainer = models.run(models.Appends, tmp_path, monitor)
+    module: Any = trainer.lightning_module
+    before, findings = module.calls, list(monitor.findings)
+    trainer.validate(module, validation(), verbose=False)
+    assert module.calls == before + 3
+    assert monitor.findings == findings
+    assert [name for name in trainer.callback_metrics if "gap" in name] == []
+
+
 def test_a_fault_of_ours_ends_the_monitor_and_not_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fault(*args: Any) -> Any:
         raise ZeroDivisionError("planted")
