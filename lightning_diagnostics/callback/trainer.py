@@ -203,11 +203,6 @@ def batch_size(trainer: Trainer, batch: Any) -> int | None:
     return size if isinstance(size, int) and tensors and all(len(each) == size for each in tensors) else None
 
 
-def length(batch: Any) -> int | None:
-    """Samples in a batch, by the length of its first tensor; None if it has none."""
-    return next((len(each) for each in _tensors(batch)), None)
-
-
 def _tensors(batch: Any) -> Iterator[torch.Tensor]:
     """The tensors of a batch, those of no dimension left out."""
     if isinstance(batch, torch.Tensor):

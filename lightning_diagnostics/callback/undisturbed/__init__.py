@@ -17,7 +17,13 @@ from lightning_diagnostics.callback.undisturbed.errors import (
     LearningError,
     WritingError,
 )
-from lightning_diagnostics.callback.undisturbed.guards import alone, no_writing, refuse_checkpoint, refuse_step
+from lightning_diagnostics.callback.undisturbed.guards import (
+    alone,
+    no_writing,
+    refuse_checkpoint,
+    refuse_step,
+    signals_later,
+)
 from lightning_diagnostics.callback.undisturbed.kept import Kept, nothing, run_all
 from lightning_diagnostics.callback.undisturbed.surroundings import Data, generators, programs, schedules
 
@@ -69,8 +75,8 @@ def undisturbed(
     modules' classes, and of the Python module with the class of the whole, where these are no library's.
     ``self.log`` does nothing, loggers are stood in for, and nothing is printed. An operation that would write to
     weights, or an optimizer that would step, raises `LearningError` before it does; one that waits for other processes
-    raises `ExchangeError`, and what opens a file for writing, `WritingError`. What is done elsewhere is done: by other
-    threads and processes, to a file that is open already, in other Python modules.
+    raises `ExchangeError`, and what opens a file for writing, `WritingError`. Handlers of signals wait for the end.
+    What is done elsewhere is done: by other threads and processes, to an open file, in other Python modules.
 
     Args:
         trainer: The Trainer.
@@ -85,6 +91,7 @@ def undisturbed(
         CannotRestoreError: before anything has run, if not everything could be put back.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(signals_later())
         kept, small = Kept(), Data()
         small.share(kept)
         modules = [module for root in (pl_module, *others) for module in kept.new(root)]

@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import pathlib
+import signal
 import stat
 import sys
 import threading
@@ -21,6 +22,7 @@ from lightning_diagnostics.callback.undisturbed.errors import ExchangeError, Lea
 
 _COMPILERS = ("torch._inductor", "torch._dynamo", "torch.utils.cpp_extension", "triton", "numba")
 _DEVICES = ("/dev/", "/proc/")
+_AT_ONCE = ("SIGINT", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGCHLD", "SIGABRT")  # keys, clocks, children
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -40,6 +42,32 @@ def refuse_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
 def refuse_checkpoint(filepath: Any, *args: Any, **kwargs: Any) -> None:
     """What stands in for ``trainer.save_checkpoint``."""
     raise WritingError(filepath)
+
+
+@contextlib.contextmanager
+def signals_later() -> Iterator[None]:
+    """Within it handlers of signals wait for its end, such as the one that saves a checkpoint before a job is requeued.
+
+    ``KeyboardInterrupt``, clocks and children do not wait. Handlers run in the main thread, and so does this.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+    handlers = {
+        number: handler
+        for number in map(signal.Signals, signal.valid_signals() & set(signal.Signals))
+        if number.name not in _AT_ONCE and callable(handler := signal.getsignal(number))
+    }
+    for number in handlers:
+        signal.signal(number, lambda received, frame: pending.append(received))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in pending:
+            signal.raise_signal(number)
 
 
 class _Alone(TorchDispatchMode):

@@ -5,6 +5,7 @@ import io
 import random
 import sys
 import sysconfig
+import threading
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -121,8 +122,11 @@ def schedules(trainer: Trainer, kept: Kept) -> Restore:
 def programs(pl_module: LightningModule, modules: Iterable[nn.Module], kept: Data) -> Restore:
     """What puts plain values back: of the users' classes of modules, and of the Python modules with that of the whole.
 
-    A library's are left alone, and so is what is not plain: functions, classes, modules, tensors, objects.
+    A library's are left alone, and so is what is not plain: functions, classes, modules, tensors, objects. While other
+    threads of the user's are at work nothing is put back: what they have written meanwhile would be lost.
     """
+    if any(map(_is_at_work, threading.enumerate())):
+        return nothing
     plain = _Plain()
     plain.share(kept)
     kinds = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if _is_of_a_program(kind))
@@ -159,10 +163,19 @@ def _is_plain(name: str, value: Any) -> bool:
     return not name.startswith("__") and isinstance(value, _PLAIN)  # such are Python's and the compiler's
 
 
-def _is_of_a_program(kind: type) -> bool:
-    """Whether a class stands in a Python module that is no library's."""
-    home = sys.modules.get(kind.__module__)
-    if home is None or kind.__module__.partition(".")[0] in LIBRARIES:
+def _is_at_work(thread: threading.Thread) -> bool:
+    """Whether another thread runs a function of the user's."""
+    if thread is threading.current_thread() or thread is threading.main_thread():
+        return False
+    target = getattr(thread, "_target", None)
+    return _is_of_a_program(type(thread)) or (target is not None and _is_of_a_program(target))
+
+
+def _is_of_a_program(kind: Any) -> bool:
+    """Whether a class or a function stands in a Python module that is no library's."""
+    name = getattr(kind, "__module__", None) or ""
+    home = sys.modules.get(name)
+    if home is None or name.partition(".")[0] in LIBRARIES:
         return False
     file = getattr(home, "__file__", None)
     return file is None or not any(Path(file).is_relative_to(folder) for folder in _library_folders())

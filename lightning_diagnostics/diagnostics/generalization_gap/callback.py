@@ -201,6 +201,13 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         self._mine, self._known = None, []
 
     @override
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._validation is not None:
+            self._validation.begin(batch, dataloader_idx)
+
+    @override
     def on_validation_batch_end(
         self,
         trainer: Trainer,

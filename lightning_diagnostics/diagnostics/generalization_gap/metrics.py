@@ -85,6 +85,14 @@ def _copied(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
+def copied(state: State) -> State:
+    """A state whose tensors are copies."""
+    return {
+        name: [each.clone() for each in value] if isinstance(value, list) else value.clone()
+        for name, value in state.items()
+    }
+
+
 def portable(state: State) -> State | None:
     """A state on the CPU; None if it is too large, or of a kind, to be exchanged."""
     tensors = [each for value in state.values() for each in (value if isinstance(value, list) else [value])]

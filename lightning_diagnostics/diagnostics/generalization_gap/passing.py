@@ -15,12 +15,12 @@ from lightning_diagnostics.callback.undisturbed import (
     LearningError,
     Traces,
     WritingError,
-    alone,
     undisturbed,
 )
 from lightning_diagnostics.diagnostics.generalization_gap import metrics
 from lightning_diagnostics.diagnostics.generalization_gap.baseline import Targets
 from lightning_diagnostics.diagnostics.generalization_gap.data import TrainingData, UnreadableError, batch_form
+from lightning_diagnostics.diagnostics.generalization_gap.forms import rows
 from lightning_diagnostics.diagnostics.generalization_gap.gathered import Gathered, gathered, lengths
 from lightning_diagnostics.diagnostics.generalization_gap.tally import Series, Tally
 
@@ -43,6 +43,10 @@ class Snapshot:
     objects: dict[str, str] = field(default_factory=dict[str, str])
     states: dict[str, metrics.State | None] = field(default_factory=dict[str, "metrics.State | None"])
     gathered: dict[str, Gathered] = field(default_factory=dict[str, Gathered])
+
+    def apart(self) -> "Snapshot":
+        """With copies of states, which metrics go on to write to."""
+        return replace(self, states={path: each and metrics.copied(each) for path, each in self.states.items()})
 
     def portable(self) -> "Snapshot":
         """For other processes: states on the CPU, those that are too large left out."""
@@ -78,7 +82,6 @@ class Plan:
         training: The mode of each module in training, by its path; empty if training mode is not asked.
         mode_batches: How many batches are run in training mode.
         form: Of validation batches on the device, which training batches have to have.
-        guarded: Whether every batch is guarded against what cannot be undone, not the first alone.
         watch: What is told of each batch, and of how many samples it was.
     """
 
@@ -86,7 +89,6 @@ class Plan:
     training: Mapping[str, bool]
     form: Any = None
     mode_batches: int = MODE_BATCHES
-    guarded: bool = False
     watch: Callable[[int], None] = lambda _: None
 
 
@@ -124,7 +126,7 @@ class Pass:
         begun = time.perf_counter()
         with (
             metrics.set_aside(self._module),
-            undisturbed(self._trainer, self._module, data=self._data.datasets, logs=True, guard=False) as traces,
+            undisturbed(self._trainer, self._module, data=self._touched(), logs=True) as traces,
             insides.logging_apart(self._trainer, self._module) as apart,
             torch.no_grad(),
         ):
@@ -145,7 +147,7 @@ class Pass:
                 module.training = self._plan.training.get(path, module.training)
             for _ in self._steps(batches, loader, tally):
                 pass
-            return self._snapshot(tally)
+            return self._snapshot(tally).apart()
         except (StepError, *_REFUSED):  # one sample, say, where batch norm wants two
             return None
         finally:
@@ -158,13 +160,10 @@ class Pass:
         for loader in self._plan.samples:
             self._renew()
             tally, first = Tally(), loader == next(iter(self._plan.samples))
-            for number, batch in enumerate(self._steps(self._batches(loader), loader, tally), 1):
-                passed.samples[loader] = passed.samples.get(loader, 0) + (insides.length(batch) or 0)
-                if not first:
-                    continue
-                targets.update(batch)
-                if number == self._plan.mode_batches and in_training is not None:
-                    passed.modes = in_training, self._snapshot(tally)
+            batches = self._noted(self._batches(loader), passed, loader, targets if first else None)
+            for number, _ in enumerate(self._steps(batches, loader, tally), 1):
+                if first and number == self._plan.mode_batches and in_training is not None:
+                    passed.modes = in_training, self._snapshot(tally).apart()
             snapshot = self._snapshot(tally)
             if first and in_training is not None and passed.modes is None:
                 passed.modes = in_training, snapshot
@@ -181,17 +180,26 @@ class Pass:
                 return
             yield batch
 
-    def _steps(self, batches: Iterator[Any], loader: int, tally: Tally) -> Iterator[Any]:
-        """Run the step on each batch; gives the batch when it is done."""
-        for number, batch in enumerate(batches):
-            if number and not self._plan.guarded:
-                self._step(batch, loader)
-            else:
-                with alone(self._module):
-                    self._step(batch, loader)
-            tally.note(self._apart.logged())
-            self._plan.watch(insides.length(batch) or 0)
+    def _noted(self, batches: Iterator[Any], passed: Passed, loader: int, targets: Targets | None) -> Iterator[Any]:
+        """Count the samples and the targets of batches, before a step may change them."""
+        for batch in batches:
+            size = rows(batch)
+            passed.samples[loader] = passed.samples.get(loader, 0) + size
+            if targets is not None:
+                targets.update(batch)
             yield batch
+            self._plan.watch(size)
+
+    def _touched(self) -> list[object]:
+        """What reading and moving batches may change."""
+        return [*self._data.datasets, *(each for each in (getattr(self._trainer, "datamodule", None),) if each)]
+
+    def _steps(self, batches: Iterator[Any], loader: int, tally: Tally) -> Iterator[None]:
+        """Run the step on each batch."""
+        for batch in batches:
+            self._step(batch, loader)
+            tally.note(self._apart.logged())
+            yield
 
     def _step(self, batch: Any, loader: int) -> None:
         try:

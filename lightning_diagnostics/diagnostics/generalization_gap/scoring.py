@@ -154,9 +154,11 @@ def hooked(ended: list[Logged], step: Collection[str]) -> dict[str, float]:
 
 
 def passed_samples(known: list[Known]) -> tuple[int, float, float] | None:
-    """Samples of the pass, its seconds, and those since the pass before, as rank zero has them; None without a pass."""
+    """Samples of the pass for one loader, its seconds, and those since the pass before; None if there was none."""
     passes: list[Passed | None] = [each.passed for each in known]
     first = passes[0] if passes else None
     if first is None or None in passes:
         return None
-    return sum(sum(each.samples.values()) for each in passes if each is not None), first.seconds, known[0].elapsed
+    loaders = list(first.samples)
+    most = max(sum(each.samples.get(loader, 0) for each in passes if each is not None) for loader in loaders)
+    return most, first.seconds, known[0].elapsed

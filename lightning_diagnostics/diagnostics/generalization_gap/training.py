@@ -1,6 +1,7 @@
 """The training side of the comparison: which data is read, how much of it, and what keeps it from being read."""
 
 import contextlib
+import math
 import operator
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from lightning_diagnostics.diagnostics.generalization_gap.validating import Vali
 FREE_SECONDS = 0.25
 """A pass may take that long whatever the budget says, and it may read as many batches as a band takes."""
 
-HOOK = "give the module or the data module a method train_eval_dataloader(), or set train_pass='off'."
+OTHER_DATA = "give the module or the data module a method train_eval_dataloader(), or set train_pass='off'."
 OFF = "set train_pass='off', which turns this off, or keep that out of validation_step."
 
 
@@ -43,17 +44,13 @@ class TrainingSide:
         self._loaders: list[Any] = []  # that it was made from
         self._most: int | None = None  # samples that the budget allows
         self._fewest = 1  # that are read whatever it says
+        self._modes: dict[str, bool] = {}  # of the modules in training, when the two modes were compared last
         self._ended = time.perf_counter()
         self.differ = True
         """Whether the two modes come to different numbers, as far as is known; if not, only one is run."""
         self.reason: str | None = "" if train_pass == "off" else None
         """Why no pass is made any more; empty if none was asked for, None while passes are made."""
         self.remedy = OFF
-
-    @property
-    def source(self) -> str:
-        """Where the training samples come from, in words."""
-        return "" if self._data is None else self._data.source
 
     @property
     def augments(self) -> bool:
@@ -86,7 +83,7 @@ class TrainingSide:
         except (LearningError, ExchangeError, WritingError) as fault:
             self.give_up(f"validation_step does what cannot be undone: {fault}")
         except StepError as fault:
-            self.give_up(f"validation_step does not take training batches ({fault})", HOOK)
+            self.give_up(f"validation_step does not take training batches ({fault})", OTHER_DATA)
         finally:
             self._ended = time.perf_counter()
         return None
@@ -119,29 +116,29 @@ class TrainingSide:
         samples = {
             loader: None if whole else min([count * insides.process_count(trainer), *most])
             for loader, count in validation.samples.items()
-            if count
         }
-        if not samples:
-            raise UnreadableError("the validation has no batch with a tensor in it, so its size is not known", OFF)
         compiled = insides.is_compiled(pl_module)  # which would be compiled once more for training without gradients
-        modes = insides.training_modes(trainer) if self.differ and not compiled else {}
-        many = insides.process_count(trainer) > 1
+        modes = {} if compiled else insides.training_modes(trainer)
+        self.differ = self.differ or modes != self._modes
+        self._modes = modes
         self._fewest = FEWEST_BATCHES * (validation.batch_size or 1)
-        return Plan(samples, modes, form=validation.form, guarded=many, watch=watch)
+        return Plan(samples, modes if self.differ else {}, form=validation.form, watch=watch)
 
     def adapt(self, seconds: float, elapsed: float, samples: int, budget: float) -> None:
-        """Read fewer samples if the last pass took too long, and more if there is time for them.
+        """Read fewer samples from now on if the last pass took too long.
+
+        Half as many, or a quarter and so on, and never more again: numbers of different samples are not compared.
 
         Args:
             seconds: That the pass took.
             elapsed: Seconds between the pass before and this one.
-            samples: That it read, of all processes.
+            samples: That it read for one validation loader, of all processes.
             budget: The share of that time that it may take.
         """
         allowed = max(FREE_SECONDS, budget * elapsed)
-        if self._much == "full" or not samples or (self._most is None and seconds <= allowed):
+        if self._much == "full" or seconds <= allowed or samples <= self._fewest:
             return
-        self._most = max(self._fewest, int(samples * allowed / seconds))
+        self._most = max(self._fewest, samples // 2 ** math.ceil(math.log2(seconds / allowed)))
 
     @contextlib.contextmanager
     def _progress(self, trainer: Trainer) -> Iterator[Any]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from lightning_diagnostics.callback.trainer import Logged, length
+from lightning_diagnostics.callback.trainer import Logged
 from lightning_diagnostics.diagnostics.generalization_gap.classes import ClassTally, Confusion
-from lightning_diagnostics.diagnostics.generalization_gap.data import batch_form
+from lightning_diagnostics.diagnostics.generalization_gap.forms import batch_form, rows
 from lightning_diagnostics.diagnostics.generalization_gap.passing import Passed, Snapshot, snapshot
 from lightning_diagnostics.diagnostics.generalization_gap.tally import Tally
 
@@ -27,14 +27,17 @@ class Validation:
         self.classes = ClassTally() if per_class else None
         self._tally = Tally()
 
+    def begin(self, batch: Any, loader: int) -> None:
+        """A batch comes, which the step may change."""
+        size = rows(batch)
+        self.samples[loader] = self.samples.get(loader, 0) + size
+        self.batch_size = max(self.batch_size or 0, size)
+        if self.form is None:
+            self.form = batch_form(batch)
+
     def note(self, entries: Iterable[Logged], outputs: Any, batch: Any, loader: int) -> None:
         """A batch is done."""
         self._tally.note(entries)
-        size = length(batch) or 0
-        self.samples[loader] = self.samples.get(loader, 0) + size
-        self.batch_size = max(self.batch_size or 0, size) or None
-        if self.form is None:
-            self.form = batch_form(batch)
         if self.classes is not None and not loader:
             self.classes.update(outputs, batch)
 
