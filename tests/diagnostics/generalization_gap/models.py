@@ -363,6 +363,9 @@ def _own(module: nn.Module) -> Any:
 
 def _state(trainer: Trainer, module: LightningModule) -> dict[str, str]:
     """Fingerprints of everything that there is at a moment, by name."""
+    for each in module.modules():
+        if isinstance(each, MetricCollection):  # which gives its metrics the states they share once it is asked
+            list(each.items(keep_base=True, copy_state=False))
     parts: dict[str, Any] = {f"state.{name}": value for name, value in module.state_dict().items()}
     parts |= {f"own.{path}": _own(each) for path, each in module.named_modules()}
     parts |= {f"gradient.{name}": each.grad for name, each in module.named_parameters() if each.grad is not None}
