@@ -20,6 +20,7 @@ from lightning_diagnostics import __all__ as public
 from lightning_diagnostics.findings import Rule, Severity
 from tests.diagnostics.activations.networks import NETWORKS
 from tests.diagnostics.batch_norm import networks as norms
+from tests.diagnostics.generalization_gap import networks as gaps
 from tests.diagnostics.gradients import networks as gradients
 
 REPOSITORY = Path(__file__).parent.parent
@@ -280,7 +281,12 @@ def test_links_between_files_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-SWEEPS = (("sweep", NETWORKS), ("batch norm sweep", norms.NETWORKS), ("gradients sweep", gradients.NETWORKS))
+SWEEPS = (
+    ("sweep", NETWORKS),
+    ("batch norm sweep", norms.NETWORKS),
+    ("gradients sweep", gradients.NETWORKS),
+    ("generalization gap sweep", gaps.NETWORKS),
+)
 
 
 @pytest.mark.parametrize(("name", "programs"), SWEEPS)

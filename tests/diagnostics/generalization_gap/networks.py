@@ -181,7 +181,7 @@ NETWORKS: tuple[Program, ...] = (
     Program("variational", Variational, DIGITS, 15, 0.55, "val_loss"),
     Program("contrastive", Contrastive, of(data.digits, 64, 32), 15, 1.2, "val_loss"),
     Program("contrastive_batch_16", Contrastive, of(data.digits, 64, 64), 15, 1.7, "val_loss"),
-    Program("two_tasks", TwoTasks, DIGITS, 20, 2.6, "val_loss"),
+    Program("two_tasks", TwoTasks, DIGITS, 40, 2.6, "val_loss"),
     Program("adversarial", Adversarial, DIGITS, 20, 0.15, "val_distance"),
     # Regression.
     *(

@@ -68,8 +68,8 @@ def train(program: Program, seed: int, *monitors: Callback) -> float:
 
 
 def monitor(**more: Any) -> GeneralizationGapMonitor:
-    """The monitor as the sweep has it: a run of seconds would not pay for a pass of more than its share of the time."""
-    return GeneralizationGapMonitor(strict=True, **more)
+    """The monitor as the sweep has it: what it reads shall not hang on how fast the machine is."""
+    return GeneralizationGapMonitor(strict=True, time_budget=1.0, **more)
 
 
 # Rows.

@@ -67,7 +67,7 @@ class Measuring(GeneralizationGapMonitor):
     """Keeps the extremes of what its rules are given."""
 
     def __init__(self, **more: Any) -> None:
-        super().__init__(strict=True, **more)
+        super().__init__(strict=True, time_budget=1.0, **more)
         self.extremes = Extremes()
         self._modes: dict[str, list[float]] = {}
 
