@@ -1,9 +1,11 @@
 """`GeneralizationGapMonitor`: training and validation measured on the same footing, and the onset of overfitting."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, get_args
 
+import torch
 from typing_extensions import override
 
 from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, whole_number
@@ -159,6 +161,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         self._side = TrainingSide(self.train_pass)
         self._names = Names()
         self._said: set[str] = set()  # notes on what cannot be measured
+        self._published: set[str] = set()  # names that callbacks can watch
         self._validation: Validation | None = None
         self._mine: Known | None = None  # for the other processes
         self._known: list[Known] = []
@@ -260,7 +263,9 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         if trainer.sanity_checking and insides.process_count(trainer) > 1:
             return  # the ranks do not meet in it
         own = hooked(ended, {name for each in known for name in each.validation.series})
-        self._names.learn(own, found, [each.validation for each in known], pl_module.device)
+        own = {name: _number(trainer.callback_metrics.get(name), value) for name, value in own.items()}  # exchanged
+        seen = [each.validation for each in known]
+        self._names.learn(own, found, seen, pl_module.device, rank=min(trainer.global_rank, len(seen) - 1))
         if trainer.sanity_checking:
             return
         samples = insides.validation_samples(trainer, [each.samples for each in known])
@@ -276,7 +281,10 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         around = Around(step, insides.monitored(trainer), best, self._side.augments, self._side.differ)
         gaps = self._course.add(scores, around)
         self._say_blind(trainer, scores, known)
-        insides.publish(trainer, _published(gaps))
+        values = _published(gaps)
+        gone = self._published - set(values)  # whoever watches them has to know that they are not those of before
+        insides.publish(trainer, {**values, **dict.fromkeys(gone, math.nan)})
+        self._published |= set(values)
         self._draw(trainer, gaps, known, step=step)
         for question in self._course.questions(scores, around):
             self._ask(trainer, question, step=step)
@@ -289,8 +297,8 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         verdict = self.judge(trainer, rule, question.measured, step=step) if asked else None
         if verdict is None and not question.lasting:
             self._close(rule, where, step=step)
-        if rule is overfitting and isinstance(verdict, Finding):
-            self._close(overconfident, where, step=step)  # it was not that after all
+        if isinstance(verdict, Finding) and rule in (overfitting, overconfident):  # it is not the other one, then
+            self._close(overconfident if rule is overfitting else overfitting, where, step=step)
 
     def _close(self, rule: Rule, where: str, *, step: int) -> None:
         for finding in self.findings:
@@ -305,6 +313,12 @@ class GeneralizationGapMonitor(DiagnosticCallback):
             reason = reasons[0].reason or ""
             message = f"Training data are not measured as validation data are: {reason}."
             self.note_blind(trainer, message, reasons[0].remedy)
+        wrong = self._course.unknown()
+        if wrong is not None and "monitor" not in self._said:
+            self._said.add("monitor")
+            self.note_blind(
+                trainer, f"The onset of overfitting is not looked for: {wrong}.", "name a metric that is logged."
+            )
         lone = [each.name for each in scores if each.training is None]
         if lone and len(lone) < len(scores) and "lone" not in self._said and self._course.validations > 1:
             self._said.add("lone")
@@ -327,7 +341,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
             training=max(_training_samples(known).values(), default=None),
             validation=max(validation.values(), default=None),
         )
-        words = caption(shown, self._course.widths, samples)
+        words = caption(shown, self._course.widths, self._course.samples, samples)
         classes = self._classes(trainer, known) if self.per_class else []
         self.draw(trainer, samples, *shown, *classes, words, step=step)
         self.lay_out("generalization gap", *shown, *classes)
@@ -370,6 +384,11 @@ class GeneralizationGapMonitor(DiagnosticCallback):
 
 _APART = "not every process has this callback, or it was switched off in one"
 _TOGETHER = "give every process the same callbacks; the log says why one was switched off."
+
+
+def _number(published: Any, value: float) -> float:
+    """What callbacks are told of a metric, or else what one process has logged."""
+    return float(published) if isinstance(published, torch.Tensor) and published.numel() == 1 else value
 
 
 def _published(gaps: Iterable[MetricGap]) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """What the charts do not say: how sure the numbers are, and how many samples would make them surer."""
 
+from collections.abc import Mapping
+
 from lightning_diagnostics import statistics
 from lightning_diagnostics.diagnostics.generalization_gap.measure import Caption, MetricGap, Samples
 from lightning_diagnostics.tensorboard import Text
@@ -10,12 +12,15 @@ _HEAD = (
 )
 
 
-def caption(gaps: list[MetricGap], widths: dict[str, float | None], samples: Samples) -> Caption:
+def caption(
+    gaps: list[MetricGap], widths: Mapping[str, float | None], counts: Mapping[str, int], samples: Samples
+) -> Caption:
     """The table of one validation.
 
     Args:
         gaps: The metrics.
         widths: Half the width of the interval of each validation metric.
+        counts: How many validation samples each is of.
         samples: How many there were.
     """
     lines = [_HEAD, "|---" * 8 + "|"]
@@ -23,7 +28,7 @@ def caption(gaps: list[MetricGap], widths: dict[str, float | None], samples: Sam
         width, change = widths.get(each.layer), each.validation_change
         band = "" if each.gap_low is None or each.gap_high is None else f"{each.gap_low:.4g} to {each.gap_high:.4g}"
         cells = [each.layer, _number(each.training), _number(each.validation), _number(each.gap), band]
-        cells += [_number(width), _number(change), _needed(samples.validation, width, change)]
+        cells += [_number(width), _number(change), _needed(counts.get(each.layer), width, change)]
         lines.append("| " + " | ".join(cells) + " |")
     much = f"{samples.validation or 0:,} validation samples, {samples.training or 0:,} training samples."
     return Caption(Text("\n".join([*lines, "", much])))

@@ -95,6 +95,8 @@ class Course:
         self.validations = 0
         self.widths: dict[str, float | None] = {}
         """Half the width of the interval of each validation metric."""
+        self.samples: dict[str, int] = {}
+        """How many samples each is of."""
         self._watched: dict[str, Watched] = {}
         self._streaks: dict[str, Streak] = {}  # by rule and metric
         self._before: dict[str, tuple[float | None, float]] = {}  # training and validation at the one before
@@ -126,6 +128,7 @@ class Course:
             mode = sign * (score.modes[1].value - score.modes[0].value)
         twin, before = None if training is None else training.value, self._before.get(score.name)
         self._before[score.name] = (twin, validation.value)
+        self.samples[score.name] = validation.samples
         self.widths[score.name] = measure.resolution(validation, share=share)
         return MetricGap(
             layer=score.name,
@@ -156,22 +159,40 @@ class Course:
         yield from self._of_baselines(scores, around)
 
     def _onsets(self, scores: dict[str, Score], around: Around) -> Iterator[Question]:
-        for name in directions.losses(self._told, self._settings.monitor):
-            score, other = scores[name], scores.get(directions.partner(name, self._told, around.watched) or "")
+        for name in self._followed(around):
+            large = self._told[name] == "max"
+            partner = None if large else directions.partner(name, self._told, around.watched)
+            score, other = scores[name], scores.get(partner or "")
             curve = self._watched.setdefault(name, self._curve(name))
-            twin = None if score.training is None else score.training.value
+            training = score.training
             beside = (None, None) if other is None else (other.name, other.validation)
             best = curve.add(
-                Moment(around.step, score.validation, twin, *beside), None if other is None else self._told[other.name]
+                Moment(around.step, score.validation, None if training is None else training.value, *beside),
+                None if other is None else self._told[other.name],
+                samples=0 if training is None else training.samples,
             )
             share = other is not None and self._is_share(other)
             onset = None if best else curve.onset(share=share, fewest=self._limits.batches)
             for rule in (overfitting, overconfident):
                 yield Question(rule, name, onset, lasting=not best)
 
+    def _followed(self, around: Around) -> list[str]:
+        """The metrics whose onset of overfitting is looked for."""
+        return directions.losses(self._told, self._settings.monitor, around.watched)
+
+    def unknown(self) -> str | None:
+        """What is wrong with the metric that the user has named; None if nothing is."""
+        monitor = self._settings.monitor
+        named = [name for name in self._told if directions.is_named(name, monitor)]
+        if monitor is None or not self._told or any(self._told[name] for name in named):
+            return None
+        if named:
+            return f"whether {monitor} shall be small or large is not known: directions={{{monitor!r}: 'min'}} says it"
+        return f"no validation metric is called {monitor!r}: there are {', '.join(map(repr, self._told))}"
+
     def _curve(self, name: str) -> Watched:
-        how = self._settings
-        return Watched(name, how.patience, how.minimum, how.criterion, how.strip)
+        how, large = self._settings, self._told.get(name) == "max"
+        return Watched(name, how.patience, how.minimum, how.criterion, how.strip, large)
 
     def _of_gap(self, score: Score, around: Around) -> Iterator[Question]:
         training, validation, name = score.training, score.validation, score.name
@@ -193,13 +214,14 @@ class Course:
                 training.samples,
                 validation.samples,
             )
-            yield Question(validation_too_good, name, advantage)
+            lasting = streak.missed < self._limits.good_validations
+            yield Question(validation_too_good, name, advantage, lasting)
         band = measure.difference(*apart, share=share)
         streak = self._streak(gap_within_noise, name, band is not None and band.low <= 0 <= band.high, around)
         if band is not None and name in self._watched:
             gap, half = abs(validation.value - training.value), (band.high - band.low) / 2
             noise = measure.Noise(name, streak.since, streak.count, gap, half, training.samples, validation.samples)
-            yield Question(gap_within_noise, name, noise)
+            yield Question(gap_within_noise, name, noise, streak.missed < self._limits.noise_validations)
 
     def _of_modes(self, score: Score, around: Around) -> Question:
         assert score.modes is not None
@@ -219,7 +241,7 @@ class Course:
             None if band is None else band.low,
             around.step - streak.since if streak.count else 0,
         )
-        return Question(mode_gap, score.name, measured)
+        return Question(mode_gap, score.name, measured, streak.missed < self._limits.mode_validations)
 
     def _of_baselines(self, scores: list[Score], around: Around) -> Iterator[Question]:
         found: list[measure.Baseline] = []
@@ -257,7 +279,7 @@ class Course:
         """As plain values, for a checkpoint."""
         return {
             "watched": {name: each.plain() for name, each in self._watched.items()},
-            "streaks": {key: [each.count, each.since] for key, each in self._streaks.items()},
+            "streaks": {key: [each.count, each.since, each.missed] for key, each in self._streaks.items()},
             "validations": self.validations,
             "before": {name: list(each) for name, each in self._before.items()},
             "first_losses": dict(self._first_losses),

@@ -1,17 +1,32 @@
 """Which way a metric is better, and which metrics are judged together."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 Direction = Literal["min", "max"]
 
 _SMALL = (
     *("loss", "err", "error", "mse", "mae", "rmse", "mape", "smape", "perplexity", "ppl", "wer", "cer", "nll", "bce"),
-    *("ce", "kl", "fid", "distance", "entropy", "brier", "ece", "hinge", "lpips", "elbo", "energy", "bpc", "bpb"),
+    *("ce", "kl", "fid", "distance", "entropy", "brier", "ece", "hinge", "lpips", "bpc", "bpb"),
 )
 _LARGE = (
-    *("acc", "accuracy", "f1", "auc", "auroc", "auprc", "precision", "recall", "iou", "miou", "dice", "bleu", "rouge"),
+    *(
+        "acc",
+        "accuracy",
+        "f1",
+        "f1score",
+        "auc",
+        "auroc",
+        "auprc",
+        "precision",
+        "recall",
+        "iou",
+        "miou",
+        "dice",
+        "bleu",
+        "rouge",
+    ),
     *("map", "r2", "score", "corr", "pearson", "spearman", "kappa", "mcc", "ap", "psnr", "ssim", "hit", "ndcg", "mrr"),
     *("em", "fbeta", "specificity", "sensitivity", "jaccard", "top1", "top5", "reward", "return"),
 )
@@ -37,24 +52,42 @@ def direction(
     if isinstance(higher, bool):
         return "max" if higher else "min"
     words = set(re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", plain).lower()))
-    if any(word in words or word + "s" in words for word in _SMALL) or any(word.endswith("loss") for word in words):
+    if any(word in words or word + "s" in words for word in _SMALL) or any(
+        word.endswith(("loss", "losses")) for word in words
+    ):
         return "min"
     return "max" if any(word in words for word in _LARGE) else None
 
 
-def losses(directions: Mapping[str, Direction | None], monitor: str | None) -> list[str]:
+def losses(directions: Mapping[str, Direction | None], monitor: str | None, watched: Collection[str] = ()) -> list[str]:
     """The metrics whose onset of overfitting is looked for: of each loader one.
 
     Args:
         directions: Of every metric, in the order of logging.
-        monitor: The one that the user has named.
+        monitor: The one that the user has named; by default it is a loss that callbacks watch, else the one that is
+            called just that, else the first.
+        watched: What callbacks watch.
     """
+    if monitor is not None:
+        chosen = [name for name, one in directions.items() if one and is_named(name, monitor)]
+    else:
+        small = [name for name, one in directions.items() if one == "min"]
+        chosen = sorted(small, key=lambda name: ("loss" not in name.lower(), name not in watched, not _is_plain(name)))
     found: dict[str, str] = {}
-    small = [name for name, one in directions.items() if one == "min"]
-    named = [name for name in directions if monitor is not None and name.partition("/dataloader_idx_")[0] == monitor]
-    for name in [*named, *(() if monitor else sorted(small, key=lambda name: "loss" not in name.lower()))]:
+    for name in chosen:
         found.setdefault(_loader(name), name)
     return list(found.values())
+
+
+def is_named(name: str, monitor: str | None) -> bool:
+    """Whether a metric is the one that the user has named, for one loader or for all."""
+    return monitor is not None and monitor in (name, name.partition("/dataloader_idx_")[0])
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it is the loss, and not a part of it."""
+    words = re.split(r"[^a-z]+", name.partition("/dataloader_idx_")[0].lower())
+    return set(words) <= {"loss", "val", "valid", "validation", "dev", "eval", "epoch"}
 
 
 def partner(loss: str, directions: Mapping[str, Direction | None], watched: Iterable[str]) -> str | None:

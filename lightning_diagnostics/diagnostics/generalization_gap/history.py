@@ -1,7 +1,9 @@
 """What is remembered of the validations of a run: the best, and how the curves went."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from lightning_diagnostics import statistics
@@ -12,6 +14,9 @@ from lightning_diagnostics.diagnostics.generalization_gap.tally import Series
 MOST = 2_000
 """Validations whose values are kept, before the older half is dropped."""
 
+NOISE_OF = 20
+"""Validations that tell how much a curve varies from one to the next."""
+
 
 @dataclass
 class Streak:
@@ -20,15 +25,18 @@ class Streak:
     Attributes:
         count: How many.
         since: The step of the first of them.
+        missed: In how many validations in a row it has not held.
     """
 
     count: int = 0
     since: int = -1
+    missed: int = 0
 
     def update(self, holds: bool, *, step: int) -> bool:
         """One more validation; whether it holds."""
         self.since = step if holds and not self.count else self.since
         self.count = self.count + 1 if holds else 0
+        self.missed = 0 if holds else self.missed + 1
         return holds
 
 
@@ -71,6 +79,7 @@ class Watched:
         minimum: What counts as better, as a share of the best.
         criterion: How it is asked.
         strip: Validations in one of Prechelt's strips.
+        large: Whether it shall be large, as an accuracy; then its negative is what is followed.
     """
 
     metric: str
@@ -78,35 +87,59 @@ class Watched:
     minimum: float
     criterion: Any
     strip: int
+    large: bool = False
     best: Moment | None = None
     now: Moment | None = None
     count: int = 0
     since: int = 0
     direction: Direction | None = None
+    reference: float | None = None
+    samples: int = 0
     steady: list[tuple[bool, bool]] = field(default_factory=list[tuple[bool, bool]])
     validation: list[float] = field(default_factory=list[float])
     training: list[float | None] = field(default_factory=list["float | None"])
+    beside: list[float | None] = field(default_factory=list["float | None"])
 
-    def add(self, moment: Moment, direction: Direction | None) -> bool:
-        """One more validation; whether it is the best so far."""
+    def add(self, moment: Moment, direction: Direction | None, *, samples: int = 0) -> bool:
+        """One more validation; whether it is the best so far, or cannot be compared with the best.
+
+        Args:
+            moment: The validation.
+            direction: Which way the metric beside it is better.
+            samples: How many training samples the twin is of.
+        """
         self.now, self.direction = moment, direction
         self.count += 1
-        self.validation.append(moment.loss.value)
-        self.training.append(moment.training)
+        self.validation.append(self._cost(moment.loss.value))
+        self.training.append(None if moment.training is None else self._cost(moment.training))
+        self.beside.append(None if moment.beside is None else moment.beside.value)
         if len(self.validation) > MOST:
             cut = MOST // 2 // self.strip * self.strip
             self.validation, self.training = self.validation[cut:], self.training[cut:]
-        best = self.best
-        if best is None or moment.loss.value < best.loss.value - self.minimum * abs(best.loss.value):
-            self.best, self.since, self.steady = moment, 0, []
-            return True
-        self.since += 1
-        above = moment.loss.value > best.loss.value
-        self.steady = [*self.steady, (above, self._is_worse(best, moment))][-self.patience :]
-        return False
+            self.beside = self.beside[cut:]
+        best, cost = self.best, self.validation[-1]
+        if best is not None and best.partner == moment.partner:
+            lowest = self._cost(best.loss.value)
+            if cost >= lowest - self.minimum * abs(lowest):
+                self.since += 1
+                self.steady = [*self.steady, (cost > lowest, self._is_worse(best, moment))][-self.patience :]
+                self._refer(samples)
+                return False
+        self.best, self.since, self.steady, self.samples = moment, 0, [], samples
+        self.reference = self.training[-1]
+        return True
+
+    def _cost(self, value: float) -> float:
+        """A metric so that it shall be small."""
+        return -value if self.large else value
+
+    def _refer(self, samples: int) -> None:
+        """Twins of other samples are not compared: begin anew with the training loss."""
+        if samples != self.samples:
+            self.reference, self.samples = self.training[-1], samples
 
     def _is_worse(self, best: Moment, now: Moment) -> bool:
-        if best.beside is None or now.beside is None or best.partner != now.partner:
+        if best.beside is None or now.beside is None:
             return False
         change = now.beside.value - best.beside.value
         return change > 0 if self.direction == "min" else change < 0
@@ -121,27 +154,34 @@ class Watched:
         best, now = self.best, self.now
         if best is None or now is None:
             return None
-        band = rise(now.loss.series, best.loss.series, fewest=fewest)
-        beside, worst = (now.beside, best.beside) if best.partner == now.partner else (None, None)
-        low = None if beside is None or worst is None else self._lowest(beside, worst, share=share, fewest=fewest)
+        last = max(1, min(self.patience, self.since))
+        ends = (now.loss.series, best.loss.series)
+        band = rise(*(reversed(ends) if self.large else ends), fewest=fewest)
+        low = None
+        if now.beside is not None and best.beside is not None:
+            low = self._lowest(now.beside, best.beside, share=share, fewest=fewest)
         whole = len(self.steady) >= self.patience
         return Onset(
             metric=self.metric,
+            large=self.large,
             step=best.step,
             validations=self.count,
             since=self.since,
             patience=self.patience,
+            last=last,
             criterion=self.criterion,
             score=self._score(best),
-            best=best.loss.value,
-            now=now.loss.value,
+            best=self._cost(best.loss.value),
+            now=_mean(self.validation[-last:]) or 0.0,
+            noise=_noise(self.validation),
             low=None if band is None else band.low,
             steady=whole and all(above for above, _ in self.steady),
-            training_best=best.training,
-            training_now=now.training,
-            partner=None if beside is None or worst is None else now.partner,
-            partner_best=None if worst is None else worst.value,
-            partner_now=None if beside is None else beside.value,
+            training_best=self.reference,
+            training_now=_mean(self.training[-last:]),
+            partner=now.partner,
+            partner_best=None if best.beside is None else best.beside.value,
+            partner_now=_mean(self.beside[-last:]),
+            partner_noise=_noise([each for each in self.beside if each is not None]),
             partner_low=low,
             partner_steady=whole and all(worse for _, worse in self.steady),
         )
@@ -157,7 +197,7 @@ class Watched:
         """What Prechelt's criterion comes to; None if it cannot be told."""
         if self.criterion == "patience":
             return None
-        series = [best.loss.value, *self.validation]
+        series = [self._cost(best.loss.value), *self.validation]
         if self.criterion == "UP":
             return float(statistics.successive_rises(self.validation, strip=self.strip))
         if min(series) <= 0:
@@ -180,6 +220,9 @@ class Watched:
             "steady": [list(each) for each in self.steady],
             "validation": list(self.validation),
             "training": list(self.training),
+            "beside": list(self.beside),
+            "reference": self.reference,
+            "samples": self.samples,
         }
 
     def load(self, plain: Mapping[str, Any]) -> None:
@@ -188,6 +231,25 @@ class Watched:
         self.count, self.since, self.direction = plain["count"], plain["since"], plain["direction"]
         self.steady = [(above, worse) for above, worse in plain["steady"]]
         self.validation, self.training = list(plain["validation"]), list(plain["training"])
+        self.beside, self.reference, self.samples = list(plain["beside"]), plain["reference"], plain["samples"]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None if one is unknown."""
+    known = [each for each in values if each is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _noise(values: list[float]) -> float:
+    """The standard deviation of a curve around its course, from its second differences; 0 with too few of them.
+
+    The median of their sizes, over 0.6745 for a normal distribution, over the root of six for what they are made of.
+    """
+    recent = values[-NOISE_OF:]
+    bends = [
+        abs(after - 2 * here + before) for before, here, after in zip(recent, recent[1:], recent[2:], strict=False)
+    ]
+    return median(bends) / 0.6745 / math.sqrt(6) if len(bends) > 1 else 0.0
 
 
 def _plain(value: Value) -> list[Any]:

@@ -38,7 +38,7 @@ class Value:
     def correct(self) -> int | None:
         """The number of samples that it is the share of; None if it is no such share."""
         near = round(self.value * self.samples) if math.isfinite(self.value) else 0
-        whole = abs(self.value * self.samples - near) <= 1e-6 * self.samples  # float32 knows no more
+        whole = abs(self.value * self.samples - near) <= min(1e-6 * self.samples, 0.01)  # float32 knows no more
         return near if self.samples and whole and 0 <= self.value <= 1 else None
 
 
@@ -77,7 +77,7 @@ def difference(one: Value, other: Value, *, share: bool, confidence: float = CON
 
 def rise(now: Series | None, before: Series | None, *, fewest: int) -> Band | None:
     """The interval of the change of a mean between two passes over the same batches; None with too few of them."""
-    if now is None or before is None or len(now.means) != len(before.means) or len(now.means) < fewest:
+    if now is None or before is None or now.weights != before.weights or len(now.means) < fewest:
         return None
     if not (now.finite and before.finite):
         return None
@@ -191,36 +191,45 @@ class Caption:
 class Onset:
     """A validation loss since it was best.
 
+    Of a metric that shall be large, ``best``, ``now`` and those of training are its negative.
+
     Attributes:
         metric: Its name.
+        large: Whether it shall be large.
         step: At which it was best.
         validations: How many there have been.
         since: How many of them came after the best.
         patience: After how many without a better one it is asked.
+        last: How many of the last ones the means below are of.
         criterion: How it is asked: ``"patience"``, ``"GL"``, ``"PQ"`` or ``"UP"``.
         score: What the criterion comes to; None if it cannot be told.
         best: The loss at the best.
-        now: The loss.
-        low: The least that it has risen by, with 97.5 % confidence; None with too few batches.
+        now: The mean loss of the last validations.
+        noise: The standard deviation of the loss around its course, from one validation to the next.
+        low: The least that it has risen by, with 97.5 % confidence, as far as the batches tell; None with too few.
         steady: Whether it was worse than the best in each of the last ``patience`` validations.
         training_best: The training twin when the loss was best; None if unknown.
-        training_now: The training twin.
+        training_now: The mean training twin of the last validations.
         partner: The metric that counts beside it, if there is one.
         partner_best: That metric when the loss was best.
-        partner_now: That metric.
+        partner_now: Its mean of the last validations.
+        partner_noise: Its standard deviation around its course.
         partner_low: The least that it has worsened by, with 97.5 % confidence; None if that is not known.
         partner_steady: Whether it was worse than then in each of the last ``patience`` validations.
     """
 
     metric: str
+    large: bool
     step: int
     validations: int
     since: int
     patience: int
+    last: int
     criterion: Literal["patience", "GL", "PQ", "UP"]
     score: float | None
     best: float
     now: float
+    noise: float
     low: float | None
     steady: bool
     training_best: float | None
@@ -228,8 +237,13 @@ class Onset:
     partner: str | None = None
     partner_best: float | None = None
     partner_now: float | None = None
+    partner_noise: float = 0.0
     partner_low: float | None = None
     partner_steady: bool = False
+
+    def shown(self, value: float | None) -> float | None:
+        """A value of the metric as it is logged."""
+        return -value if self.large and value is not None else value
 
 
 @dataclass(frozen=True)

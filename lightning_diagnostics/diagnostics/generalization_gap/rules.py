@@ -39,10 +39,18 @@ class Limits:
     batches: int = limit(
         4,
         key="overfitting.batches",
-        meaning="validation batches from which on their differences tell whether a rise is more than noise; with fewer "
-        "it has to be twice as large, at every validation of the patience",
+        meaning="validation batches from which on their differences tell whether a rise is more than the noise of the "
+        "samples; with fewer each of the last validations has to be worse than the best",
         source="convention: with four, Student's t asks for 3.2 standard errors",
         low=2,
+    )
+    noise: float = limit(
+        4.0,
+        key="overfitting.noise",
+        meaning="rise of the validation loss, and worsening of the metric beside it, in standard deviations of the "
+        "curve around its course from one validation to the next",
+        source="simulation: the best of a hundred validations that vary by chance is 2.5 standard deviations below "
+        "their mean, and the mean of the last five varies by half of one",
     )
     gl: float = limit(
         5.0,
@@ -143,6 +151,13 @@ class Limits:
         "what there is to gain",
         source="convention: one per cent",
     )
+    under_frequent: float = limit(
+        0.9,
+        key="underfitting.frequent",
+        meaning="share of the most frequent class above which an accuracy is not asked",
+        source="arithmetic: with rare classes a network that ranks well may still name none of them",
+        high=1.0,
+    )
     under_far: float = limit(
         0.1,
         key="underfitting.far",
@@ -166,9 +181,10 @@ def overfitting(measured: "Onset", limits: Limits) -> Verdict:
 
     ## What it means
     The validation loss was best at the step named (the onset). It has not got better by a tenth of a per cent since, in
-    as many validations as the patience, and has risen by more than five per cent, which is more than the noise of its
-    batches. Over the same time the loss on training data has gone on falling, measured the same way: in evaluation
-    mode, with the weights of the same moment. If there is another metric (the one that `ModelCheckpoint` or
+    as many validations as the patience; the mean of that many last ones is more than five per cent above the best, and
+    by more than the loss varies from one validation to the next, and from batch to batch. Over the same time the loss
+    on training data has gone on falling, measured the same way: in evaluation mode, with the weights of the same
+    moment. If there is another metric (the one that `ModelCheckpoint` or
     `EarlyStopping` watches, or an accuracy), it is worse, too, than when the loss was best. With `criterion="GL"`,
     `"PQ"` or `"UP"` one of Prechelt's criteria (1998) has to hold beside the patience.
 
@@ -194,13 +210,16 @@ def overfitting(measured: "Onset", limits: Limits) -> Verdict:
     beside = ""
     if measured.partner is not None:
         beside = f", and {measured.partner} has gone from {measured.partner_best:.4g} to {measured.partner_now:.4g}"
+    best, now, at_best, training = map(
+        measured.shown, (measured.best, measured.now, measured.training_best, measured.training_now)
+    )
     return Diagnosis(
         Severity.WARNING,
         measured.metric,
         measured.step,
-        f"{measured.metric} was best at step {measured.step} ({measured.best:.4g}) and has risen to {measured.now:.4g} "
-        f"in the {measured.since} validations since{beside}. {measured.metric} of training data has fallen meanwhile, "
-        f"from {measured.training_best:.4g} to {measured.training_now:.4g}.",
+        f"{measured.metric} was best at step {measured.step} ({best:.4g}) and has gone to {now:.4g} in the "
+        f"{measured.since} validations since (the mean of the last {measured.last}){beside}. On training data "
+        f"{measured.metric} has got better meanwhile, from {at_best:.4g} to {training:.4g}.",
         f"keep the checkpoint of step {measured.step} (ModelCheckpoint(monitor={measured.metric!r})) and stop there; "
         "more data, augmentation, weight decay or dropout put the onset off.",
         _evidence(measured, limits),
@@ -286,7 +305,7 @@ def mode_gap(measured: "ModeGap", limits: Limits) -> Verdict:
     more = measured.evaluation_mode - measured.training_mode
     if measured.lasted < limits.mode_steps and more <= limits.mode_soon * abs(measured.training_mode):
         return None
-    if measured.low is not None and measured.low <= 0:
+    if measured.low is None or measured.low <= 0:  # of one batch, or of a list of the module's own, nothing is known
         return None
     return Diagnosis(
         Severity.WARNING,
@@ -391,9 +410,9 @@ def overconfident(measured: "Onset", limits: Limits) -> Verdict:
         Severity.INFO,
         measured.metric,
         measured.step,
-        f"{measured.metric} was best at step {measured.step} ({measured.best:.4g}) and is {measured.now:.4g} now, but "
-        f"{measured.partner} has not got worse ({measured.partner_best:.4g}, now {measured.partner_now:.4g}): surer of "
-        "the same mistakes.",
+        f"{measured.metric} was best at step {measured.step} ({measured.shown(measured.best):.4g}) and is "
+        f"{measured.shown(measured.now):.4g} now, but {measured.partner} has not got worse by more than chance "
+        f"({measured.partner_best:.4g}, now {measured.partner_now:.4g}): surer of the same mistakes.",
         "if probabilities are used, scale the temperature or smooth the labels; else watch the accuracy.",
         _evidence(measured, limits),
     )
@@ -483,6 +502,8 @@ RULES = (
 
 def standing(measured: "Baseline", limits: Limits) -> Literal["better", "equal", "another kind"]:
     """How a training metric stands to that of a constant predictor; one that is far worse measures something else."""
+    if measured.kind == "share" and measured.constant > limits.under_frequent:
+        return "another kind"
     if measured.kind == "share":
         gain, room = measured.value - measured.constant, 1 - measured.constant
     else:
@@ -509,11 +530,10 @@ def _has_met(measured: "Onset", limits: Limits) -> bool:
 
 def _has_risen(measured: "Onset", limits: Limits) -> bool:
     """Whether the validation loss is above its best by more than a little and by more than noise."""
-    if not _has_met(measured, limits) or not measured.now - measured.best > limits.rise * abs(measured.best):
+    least = max(limits.rise * abs(measured.best), limits.noise * measured.noise)
+    if not _has_met(measured, limits) or not measured.now - measured.best > least:
         return False
-    if measured.low is not None:
-        return measured.low > 0
-    return measured.steady and measured.now - measured.best > 2 * limits.rise * abs(measured.best)
+    return measured.low > 0 if measured.low is not None else measured.steady
 
 
 def _is_learning(measured: "Onset", limits: Limits) -> bool:
@@ -527,7 +547,8 @@ def _is_worse(measured: "Onset", limits: Limits) -> bool:
     """Whether the metric beside the loss has got worse by more than a little and by more than noise."""
     assert measured.partner_best is not None
     assert measured.partner_now is not None
-    if abs(measured.partner_now - measured.partner_best) <= limits.worse * abs(measured.partner_best):
+    least = max(limits.worse * abs(measured.partner_best), limits.noise * measured.partner_noise)
+    if abs(measured.partner_now - measured.partner_best) <= least:
         return False
     return measured.partner_low > 0 if measured.partner_low is not None else measured.partner_steady
 
@@ -544,15 +565,18 @@ def _evidence(measured: "Onset", limits: Limits) -> dict[str, Plain]:
             f"{measured.partner}_at_onset": _short(measured.partner_best),
         }
     return {
-        "best": _short(measured.best),
-        "now": _short(measured.now),
+        "onset": measured.step,
+        "best": _short(measured.shown(measured.best)),
+        "now": _short(measured.shown(measured.now)),
         "rise": _short((measured.now - measured.best) / abs(measured.best) if measured.best else None),
         "overfitting.rise": limits.rise,
+        "noise": _short(measured.noise),
+        "overfitting.noise": limits.noise,
         "rise_at_least": _short(measured.low),
         "validations_since": measured.since,
         **met,
-        "training_at_onset": _short(measured.training_best),
-        "training": _short(measured.training_now),
+        "training_at_onset": _short(measured.shown(measured.training_best)),
+        "training": _short(measured.shown(measured.training_now)),
         **beside,
     }
 
