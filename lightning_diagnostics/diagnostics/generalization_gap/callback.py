@@ -320,7 +320,8 @@ class GeneralizationGapMonitor(DiagnosticCallback):
                 trainer, f"The onset of overfitting is not looked for: {wrong}.", "name a metric that is logged."
             )
         lone = [each.name for each in scores if each.training is None]
-        if lone and len(lone) < len(scores) and "lone" not in self._said and self._course.validations > 1:
+        measured = all(each.passed is not None for each in known)
+        if lone and measured and "lone" not in self._said and self._course.validations > 1:
             self._said.add("lone")
             self.note_blind(
                 trainer,
