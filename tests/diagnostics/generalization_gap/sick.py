@@ -177,7 +177,7 @@ TOO_GOOD, MODES, UNDER = frozenset({"GAP102"}), frozenset({"GAP103"}), frozenset
 def wide(*, ill: bool, scored: bool = True) -> Learner:
     """A wide network, for many samples with weights that decay."""
     if ill:
-        return Learner(mlp(64, 256, 256, 10), adam(5e-3), scored=scored)
+        return Learner(mlp(64, 256, 256, 256, 10), adam(2e-3), scored=scored)
     return Learner(mlp(64, 256, 10), adamw(3e-3, 1.0), scored=scored)
 
 
