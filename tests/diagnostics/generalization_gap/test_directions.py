@@ -6,7 +6,7 @@ import pytest
 from torchmetrics import MeanSquaredError, SumMetric
 from torchmetrics.classification import BinaryAccuracy
 
-from lightning_diagnostics.diagnostics.generalization_gap.directions import direction, losses, partner
+from lightning_diagnostics.diagnostics.generalization_gap.directions import direction, is_named, losses, partner
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,11 @@ def test_what_is_said_of_a_metric_is_said_of_it_for_all_loaders() -> None:
         ({"val_acc": "max", "val_x": None}, None, []),
         ({"val_mse": "min", "val_loss": "min"}, "val_mse", ["val_mse"]),
         ({"val_mse": "min", "val_loss": "min"}, "val_other", []),
+        ({"val_acc": "max", "val_loss": "min"}, "val_acc", ["val_acc"]),
+        ({"val_x": None, "val_loss": "min"}, "val_x", []),
+        ({"val_recon_loss": "min", "val_kl_loss": "min", "val_loss": "min"}, None, ["val_loss"]),
+        ({"aux_loss": "min", "loss/val_epoch": "min"}, None, ["loss/val_epoch"]),
+        ({"val_recon_loss": "min", "val_kl_loss": "min"}, None, ["val_recon_loss"]),
         (
             {"a_loss/dataloader_idx_0": "min", "a_loss/dataloader_idx_1": "min", "a_mse/dataloader_idx_1": "min"},
             None,
@@ -81,6 +86,30 @@ def test_what_is_said_of_a_metric_is_said_of_it_for_all_loaders() -> None:
 )
 def test_of_each_loader_one_loss_is_watched(directions: dict[str, Any], monitor: str | None, found: list[str]) -> None:
     assert losses(directions, monitor) == found
+
+
+@pytest.mark.parametrize(
+    ("watched", "found"), [([], "val_loss"), (["val_kl_loss"], "val_kl_loss"), (["val_mse"], "val_loss")]
+)
+def test_a_loss_that_callbacks_watch_goes_before_the_others(watched: list[str], found: str) -> None:
+    assert losses(
+        {"val_recon_loss": "min", "val_mse": "min", "val_kl_loss": "min", "val_loss": "min"}, None, watched
+    ) == [found]
+
+
+@pytest.mark.parametrize(
+    ("name", "monitor", "named"),
+    [
+        ("val_loss", "val_loss", True),
+        ("val_loss/dataloader_idx_1", "val_loss", True),
+        ("val_loss/dataloader_idx_1", "val_loss/dataloader_idx_1", True),
+        ("val_loss/dataloader_idx_1", "val_loss/dataloader_idx_0", False),
+        ("val_losses", "val_loss", False),
+        ("val_loss", None, False),
+    ],
+)
+def test_a_metric_is_named_for_one_loader_or_for_all(name: str, monitor: str | None, named: bool) -> None:
+    assert is_named(name, monitor) == named
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """What is remembered of a loss: the onset, the patience, what counts as better, and that a resume forgets nothing."""
 
 import json
+import math
+import random
+from statistics import fmean
 from typing import Any
 
 import pytest
 
 from lightning_diagnostics import statistics
-from lightning_diagnostics.diagnostics.generalization_gap.history import MOST, Moment, Streak, Watched
+from lightning_diagnostics.diagnostics.generalization_gap.history import MOST, NOISE_OF, Moment, Streak, Watched
 from lightning_diagnostics.diagnostics.generalization_gap.measure import Onset, Value
 from lightning_diagnostics.diagnostics.generalization_gap.tally import Series
 
@@ -30,6 +33,14 @@ def _watched(losses: list[float], *, batches: int = 0, patience: int = 3, **more
     return curve
 
 
+def _large(values: list[float], training: list[float | None] | None = None) -> Watched:
+    """A metric that shall be large."""
+    curve = Watched("val_acc", 3, 0.125, "patience", 2, large=True)
+    for index, value in enumerate(values):
+        curve.add(Moment(10 * (index + 1), _value(value, 4), None if training is None else training[index]), None)
+    return curve
+
+
 def _onset(curve: Watched, **more: Any) -> Onset:
     onset = curve.onset(share=more.get("share", False), fewest=4)
     assert onset is not None
@@ -42,9 +53,107 @@ def test_before_any_validation_there_is_no_onset() -> None:
 
 def test_the_onset_is_the_validation_at_which_the_loss_was_best() -> None:
     onset = _onset(_watched([4.0, 1.0, 2.0, 3.0]))
-    assert (onset.step, onset.best, onset.now, onset.since, onset.validations) == (20, 1.0, 3.0, 2, 4)
-    assert (onset.training_best, onset.training_now) == (0.5, 0.125)
-    assert onset.partner is onset.partner_best is onset.score is None
+    assert (onset.step, onset.best, onset.since, onset.validations) == (20, 1.0, 2, 4)
+    assert (onset.training_best, onset.partner, onset.partner_best, onset.score) == (0.5, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("losses", "last", "now", "training"),
+    [
+        ([1.0], 1, 1.0, 1.0),
+        ([1.0, 2.0], 1, 2.0, 0.5),
+        ([1.0, 2.0, 4.0], 2, 3.0, 0.375),
+        ([1.0, 9.0, 2.0, 3.0, 7.0], 3, 4.0, (0.25 + 0.125 + 0.0625) / 3),
+    ],
+    ids=str,
+)
+def test_now_is_the_mean_of_the_validations_of_the_patience_and_of_none_before_the_onset(
+    losses: list[float], last: int, now: float, training: float
+) -> None:
+    onset = _onset(_watched(losses, beside=[8 * each for each in losses], direction="min"))
+    assert (onset.last, onset.now, onset.training_now, onset.partner_now) == (last, now, training, 8 * now)
+
+
+def test_without_a_training_loss_at_one_of_them_there_is_no_mean() -> None:
+    curve = _watched([1.0, 2.0])
+    curve.add(Moment(30, _value(2.0), None), None)
+    assert _onset(curve).training_now is None
+    assert _onset(curve).now == 2.0
+
+
+# How much a curve varies.
+
+
+def test_the_noise_is_the_standard_deviation_around_the_course() -> None:
+    draw = random.Random(1)
+    found: list[float] = []
+    for _ in range(100):
+        course = [5.0 - 0.01 * step + draw.gauss(0.0, 0.25) for step in range(NOISE_OF)]
+        found.append(_onset(_watched(course, minimum=0.0)).noise)
+    assert fmean(found) == pytest.approx(0.25, rel=0.1)
+
+
+def test_noise_is_that_of_the_last_validations() -> None:
+    restless = [5.0 + (-1) ** step for step in range(50)]
+    assert _onset(_watched(restless)).noise == pytest.approx(4 / 0.6745 / math.sqrt(6))
+    assert _onset(_watched([*restless, *([5.0] * NOISE_OF)])).noise == 0.0
+    assert _onset(_watched([*restless, *([5.0] * (NOISE_OF // 2 - 2))])).noise > 0.0
+
+
+@pytest.mark.parametrize("losses", [[1.0], [1.0, 2.0], [1.0, 2.0, 1.0], [4.0, 3.0, 2.0, 1.0, 0.0]], ids=str)
+def test_a_straight_course_and_one_too_short_have_no_noise(losses: list[float]) -> None:
+    assert _onset(_watched(losses)).noise == 0.0
+
+
+def test_one_leap_is_no_noise() -> None:
+    assert _onset(_watched([1.0] * 10 + [5.0] * 10)).noise == 0.0
+
+
+def test_the_metric_beside_has_a_noise_of_its_own() -> None:
+    onset = _onset(_watched([1.0] * 10, beside=[0.5 + 0.25 * (step % 2) for step in range(10)]))
+    assert onset.noise == 0.0
+    assert onset.partner_noise == pytest.approx(0.5 / 0.6745 / math.sqrt(6))
+
+
+# What shall be large.
+
+
+def test_of_a_metric_that_shall_be_large_the_best_is_the_largest() -> None:
+    onset = _onset(_large([0.25, 0.75, 0.625, 0.5], [0.25, 0.5, 0.75, 1.0]))
+    assert (onset.step, onset.since, onset.steady) == (20, 2, False)
+    assert (onset.best, onset.now, onset.training_best, onset.training_now) == (-0.75, -0.5625, -0.5, -0.875)
+    assert (onset.shown(onset.best), onset.shown(onset.now), onset.shown(None)) == (0.75, 0.5625, None)
+    assert onset.low == pytest.approx(0.25)  # each batch has fallen by that
+
+
+@pytest.mark.parametrize(("value", "better"), [(0.5625, False), (0.563, True), (0.25, False)])
+def test_of_a_metric_that_shall_be_large_better_is_more(value: float, better: bool) -> None:
+    curve = _large([0.5])
+    assert curve.add(Moment(20, _value(value), None), None) == better
+
+
+def test_a_small_metric_is_shown_as_it_is() -> None:
+    assert _onset(_watched([1.0, 2.0])).shown(0.5) == 0.5
+
+
+# What the training loss is compared with.
+
+
+def test_training_losses_of_other_samples_are_not_compared() -> None:
+    curve = Watched("val_loss", 3, 0.125, "patience", 2)
+    for step, (training, samples) in enumerate([(1.0, 80), (0.75, 80), (0.5, 40), (0.25, 40)]):
+        curve.add(Moment(step, _value(1.0 + step), training), None, samples=samples)
+        if step == 1:
+            assert _onset(curve).training_best == 1.0
+    onset = _onset(curve)
+    assert (onset.step, onset.best, onset.training_best) == (0, 1.0, 0.5)
+
+
+def test_a_new_best_has_a_new_reference() -> None:
+    curve = Watched("val_loss", 3, 0.125, "patience", 2)
+    for step, (loss, training) in enumerate([(2.0, 1.0), (1.0, 0.75), (3.0, 0.5)]):
+        curve.add(Moment(step, _value(loss), training), None, samples=80)
+    assert _onset(curve).training_best == 0.75
 
 
 @pytest.mark.parametrize(
@@ -88,22 +197,32 @@ def test_the_metric_beside_it_is_worse_in_its_own_direction(
     accuracies: list[float], direction: str, steady: bool
 ) -> None:
     onset = _onset(_watched([1.0, 2.0, 2.0, 2.0], beside=accuracies, direction=direction))
-    assert (onset.partner, onset.partner_best, onset.partner_now) == ("val_acc", accuracies[0], accuracies[-1])
+    assert (onset.partner, onset.partner_best, onset.partner_now) == ("val_acc", accuracies[0], fmean(accuracies[1:]))
     assert onset.partner_steady == steady
 
 
-def test_a_metric_that_was_another_one_at_the_onset_does_not_count() -> None:
+@pytest.mark.parametrize(("before", "after"), [("val_acc", "val_f1"), (None, "val_acc"), ("val_acc", None)])
+def test_another_metric_beside_it_starts_over(before: str | None, after: str | None) -> None:
     curve = Watched("val_loss", 3, 0.125, "patience", 2)
-    curve.add(Moment(1, _value(1.0), 1.0, "val_acc", _value(0.5)), "max")
-    curve.add(Moment(2, _value(2.0), 0.5, "val_f1", _value(0.25)), "max")
+    beside = {name: None if name is None else _value(0.5) for name in (before, after)}
+    assert curve.add(Moment(1, _value(1.0), 1.0, before, beside[before]), "max")
+    assert curve.add(Moment(2, _value(2.0), 0.5, after, beside[after]), "max")
     onset = _onset(curve)
-    assert (onset.partner, onset.partner_best, onset.partner_now, onset.partner_low) == (None, None, None, None)
+    assert (onset.step, onset.since, onset.best, onset.training_best, onset.partner) == (2, 0, 2.0, 0.5, after)
+    assert not curve.add(Moment(3, _value(2.0), 0.25, after, beside[after]), "max")
 
 
 def test_a_rise_of_the_same_batches_is_told_from_their_differences() -> None:
     steep = _onset(_watched([1.0, 2.0], batches=4))
     assert steep.low == pytest.approx(1.0)  # each batch has risen by one
     assert _onset(_watched([1.0, 2.0], batches=3)).low is None  # too few
+
+
+def test_batches_of_other_sizes_are_not_the_same_batches() -> None:
+    curve = _watched([1.0], batches=4)
+    other = Series("mean", 2.0, 80.0, (1.75, 2.25, 1.75, 2.25), (30.0, 20.0, 20.0, 10.0))
+    curve.add(Moment(20, Value(2.0, 80, other), 0.5), None)
+    assert _onset(curve).low is None
 
 
 def test_the_least_worsening_of_a_share_is_newcombes() -> None:
@@ -150,7 +269,7 @@ def test_between_strips_there_is_no_progress() -> None:
 def test_what_is_dropped_of_a_long_run_changes_no_verdict(criterion: str) -> None:
     losses = [1.0, *(2.0 + index / MOST for index in range(MOST + 7))]
     curve = _watched(losses, criterion=criterion)
-    assert len(curve.validation) == len(curve.training) <= MOST
+    assert len(curve.validation) == len(curve.training) == len(curve.beside) <= MOST
     onset = _onset(curve)
     assert (onset.step, onset.validations, onset.best) == (10, len(losses), 1.0)
     if criterion == "GL":
@@ -183,7 +302,7 @@ def test_a_curve_that_has_seen_nothing_can_be_saved() -> None:
 
 def test_a_streak_counts_what_held_without_a_break() -> None:
     streak, told = Streak(), []
-    for step, holds in enumerate([True, True, False, True, True, True]):
+    for step, holds in enumerate([True, True, False, False, True, True, False]):
         assert streak.update(holds, step=step) == holds
-        told.append((streak.count, streak.since))
-    assert told == [(1, 0), (2, 0), (0, 0), (1, 3), (2, 3), (3, 3)]
+        told.append((streak.count, streak.since, streak.missed))
+    assert told == [(1, 0, 0), (2, 0, 0), (0, 0, 1), (0, 0, 2), (1, 4, 0), (2, 4, 0), (0, 4, 1)]
