@@ -287,6 +287,15 @@ def _is_users_own(kind: type, hook: str) -> bool:
     return not home.startswith(("lightning.", "pytorch_lightning."))
 
 
+def samples_read(trainer: Trainer, loader: int, batches: int) -> int | None:
+    """Samples in the first batches of a loader of the evaluation that is running; None if the loader does not say."""
+    combined: Any = getattr(_evaluation_loop(trainer), "_combined_loader", None)
+    flattened = combined.flattened if combined is not None else []
+    one: Any = flattened[loader] if loader < len(flattened) else None
+    size, most = getattr(one, "batch_size", None), getattr(getattr(one, "sampler", None), "__len__", None)
+    return min(batches * size, int(most())) if isinstance(size, int) and most is not None else None
+
+
 def evaluation_context(trainer: Trainer) -> contextlib.AbstractContextManager[Any]:
     """What a step of an evaluation runs in, for the precision of the run."""
     return trainer.precision_plugin.val_step_context()

@@ -65,15 +65,15 @@ class GeneralizationGapMonitor(DiagnosticCallback):
             each loader one).
         directions: Which way a metric is better, ``{"val_score": "max"}``; by default told from the callbacks that
             watch it, from torchmetrics, or from its name. A metric of which it is not known is drawn, not judged.
-        criterion: When overfitting is declared: ``"patience"``, or one of Prechelt's (1998) ``"GL"`` (generalization
-            loss), ``"PQ"`` (its quotient with training progress), ``"UP"`` (successive rises); their thresholds are
-            limits.
+        criterion: When overfitting is declared: after the ``"patience"``, or when, beside it, one of Prechelt's (1998)
+            holds: ``"GL"`` (generalization loss), ``"PQ"`` (its quotient with training progress), ``"UP"`` (successive
+            rises). Their thresholds are limits; with ``patience=1`` they are what he describes.
         patience: Validations without a better one after which overfitting is declared; no verdict before.
         min_relative_improvement: What counts as better, as a share of the best.
         strip: Validations in one strip of ``"PQ"`` and ``"UP"``.
         time_budget: The share of the time between two validations that a subset pass may take; if one took longer than
-            that (and than a quarter of a second), the next ones read fewer samples, though ten batches at least. The
-            number is drawn; rank zero decides.
+            that (and than a quarter of a second), the next ones read half as many samples, or a quarter and so on; if
+            ten batches take too long, not every validation has a pass. The number is drawn; rank zero decides.
         per_class: Draw precision and recall of each class and the confusion matrix, if ``validation_step`` returns
             predictions and targets (a mapping with ``"preds"`` or ``"logits"`` and ``"target"``, say).
         on_finding: What to do about a finding: ``"report"`` it, ``"stop"`` training after the batch, or ``"raise"`` a
@@ -208,7 +208,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if self._validation is not None:
-            self._validation.begin(batch, dataloader_idx)
+            self._validation.begin(trainer, pl_module, batch, dataloader_idx)
 
     @override
     def on_validation_batch_end(
@@ -232,7 +232,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         seen = validation.read(pl_module, insides.logged(trainer), states=self._names.wanted)
         elapsed = self._side.elapsed()
         passed = None
-        if not trainer.sanity_checking and self._side.reason is None:
+        if not trainer.sanity_checking and self._side.reason is None and not self._side.rests():
             passed = self._side.run(trainer, pl_module, validation)
         classes = validation.classes
         confusion = None if classes is None else classes.state()
@@ -282,7 +282,8 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         gaps = self._course.add(scores, around)
         self._say_blind(trainer, scores, known)
         values = _published(gaps)
-        gone = self._published - set(values)  # whoever watches them has to know that they are not those of before
+        rested = all(each.passed is None and each.reason is None for each in known)
+        gone = set() if rested else self._published - set(values)  # lest those who watch them take the last for these
         insides.publish(trainer, {**values, **dict.fromkeys(gone, math.nan)})
         self._published |= set(values)
         self._draw(trainer, gaps, known, step=step)

@@ -135,7 +135,7 @@ class Watched:
 
     def _refer(self, samples: int) -> None:
         """Twins of other samples are not compared: begin anew with the training loss."""
-        if samples != self.samples:
+        if samples and (samples != self.samples or self.reference is None):
             self.reference, self.samples = self.training[-1], samples
 
     def _is_worse(self, best: Moment, now: Moment) -> bool:
@@ -177,7 +177,7 @@ class Watched:
             low=None if band is None else band.low,
             steady=whole and all(above for above, _ in self.steady),
             training_best=self.reference,
-            training_now=_mean(self.training[-last:]),
+            training_now=_mean([each for each in self.training[-last:] if each is not None]),
             partner=now.partner,
             partner_best=None if best.beside is None else best.beside.value,
             partner_now=_mean(self.beside[-last:]),

@@ -1,6 +1,7 @@
 """Objects of torchmetrics: found on a module, set aside and put back, and computed over the states of all processes."""
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -122,7 +123,9 @@ def value(metric: Metric, states: list[State], device: torch.device) -> float | 
         metric._update_count = 1
         metric._to_sync = metric._should_unsync = False
         metric.compute_on_cpu = False
-        computed = metric.compute()
+        with warnings.catch_warnings():  # it says to the user what concerns us alone
+            warnings.simplefilter("ignore")
+            computed = metric.compute()
         numbers = computed if isinstance(computed, Tensor) else None
         return float(numbers) if numbers is not None and numbers.numel() == 1 else None
     finally:

@@ -161,9 +161,11 @@ class Pass:
             self._renew()
             tally, first = Tally(), loader == next(iter(self._plan.samples))
             batches = self._noted(self._batches(loader), passed, loader, targets if first else None)
+            known = None if self._data.unbatched else self._data.share(self._plan.samples[loader])
             for number, _ in enumerate(self._steps(batches, loader, tally), 1):
                 if first and number == self._plan.mode_batches and in_training is not None:
                     passed.modes = in_training, self._snapshot(tally).apart()
+            passed.samples[loader] = passed.samples.get(loader, 0) if known is None else known
             snapshot = self._snapshot(tally)
             if first and in_training is not None and passed.modes is None:
                 passed.modes = in_training, snapshot

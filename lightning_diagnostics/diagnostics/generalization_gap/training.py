@@ -27,6 +27,9 @@ from lightning_diagnostics.diagnostics.generalization_gap.validating import Vali
 FREE_SECONDS = 0.25
 """A pass may take that long whatever the budget says, and it may read as many batches as a band takes."""
 
+LONGEST_PERIOD = 20
+"""Validations for one pass at the most."""
+
 OTHER_DATA = "give the module or the data module a method train_eval_dataloader(), or set train_pass='off'."
 OFF = "set train_pass='off', which turns this off, or keep that out of validation_step."
 
@@ -44,6 +47,8 @@ class TrainingSide:
         self._loaders: list[Any] = []  # that it was made from
         self._most: int | None = None  # samples that the budget allows
         self._fewest = 1  # that are read whatever it says
+        self._period = 1  # validations for one pass
+        self._turn = 0  # validations since the last
         self._modes: dict[str, bool] = {}  # of the modules in training, when the two modes were compared last
         self._ended = time.perf_counter()
         self.differ = True
@@ -64,6 +69,14 @@ class TrainingSide:
     def begin(self) -> None:
         """Training begins: the time until the first pass is counted from here."""
         self._ended = time.perf_counter()
+
+    def rests(self) -> bool:
+        """Whether this validation has no pass, for the sake of the budget; asked once in each."""
+        self._turn += 1
+        if self._turn < self._period:
+            return True
+        self._turn = 0
+        return False
 
     def elapsed(self) -> float:
         """Seconds since the last pass."""
@@ -125,9 +138,9 @@ class TrainingSide:
         return Plan(samples, modes if self.differ else {}, form=validation.form, watch=watch)
 
     def adapt(self, seconds: float, elapsed: float, samples: int, budget: float) -> None:
-        """Read fewer samples from now on if the last pass took too long.
+        """Read fewer samples from now on if the last pass took too long, or make fewer passes.
 
-        Half as many, or a quarter and so on, and never more again: numbers of different samples are not compared.
+        Half as many samples, or a quarter and so on, and never more again: those of different samples do not compare.
 
         Args:
             seconds: That the pass took.
@@ -136,9 +149,12 @@ class TrainingSide:
             budget: The share of that time that it may take.
         """
         allowed = max(FREE_SECONDS, budget * elapsed)
-        if self._much == "full" or seconds <= allowed or samples <= self._fewest:
+        if self._much == "full" or seconds <= allowed:
             return
-        self._most = max(self._fewest, samples // 2 ** math.ceil(math.log2(seconds / allowed)))
+        if samples > self._fewest:
+            self._most = max(self._fewest, samples // 2 ** math.ceil(math.log2(seconds / allowed)))
+        else:
+            self._period = min(LONGEST_PERIOD, math.ceil(self._period * seconds / allowed))
 
     @contextlib.contextmanager
     def _progress(self, trainer: Trainer) -> Iterator[Any]:

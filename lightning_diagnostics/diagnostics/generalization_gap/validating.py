@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from lightning_diagnostics.callback.trainer import Logged
+from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
+from lightning_diagnostics.callback.trainer import Logged, loading, samples_read
 from lightning_diagnostics.diagnostics.generalization_gap.classes import ClassTally, Confusion
 from lightning_diagnostics.diagnostics.generalization_gap.forms import batch_form, rows
 from lightning_diagnostics.diagnostics.generalization_gap.passing import Passed, Snapshot, snapshot
@@ -26,12 +27,18 @@ class Validation:
         self.batch_size: int | None = None
         self.classes = ClassTally() if per_class else None
         self._tally = Tally()
+        self._batches: dict[int, int] = {}  # by loader
+        self._sizes: dict[int, int] = {}  # of a full batch, by loader; 0 if the loader does not say
 
-    def begin(self, batch: Any, loader: int) -> None:
+    def begin(self, trainer: Trainer, pl_module: LightningModule, batch: Any, loader: int) -> None:
         """A batch comes, which the step may change."""
         size = rows(batch)
-        self.samples[loader] = self.samples.get(loader, 0) + size
-        self.batch_size = max(self.batch_size or 0, size)
+        self._batches[loader] = self._batches.get(loader, 0) + 1
+        said = samples_read(trainer, loader, self._batches[loader])
+        self.samples[loader] = self.samples.get(loader, 0) + size if said is None else said
+        if loader not in self._sizes:
+            self._sizes[loader] = loading(trainer, pl_module, loader).batch_size or 0
+        self.batch_size = self._sizes[loader] or max(self.batch_size or 0, size)
         if self.form is None:
             self.form = batch_form(batch)
 
