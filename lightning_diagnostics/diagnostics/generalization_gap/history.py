@@ -14,7 +14,7 @@ from lightning_diagnostics.diagnostics.generalization_gap.tally import Series
 MOST = 2_000
 """Validations whose values are kept, before the older half is dropped."""
 
-NOISE_OF = 20
+NOISE_OF = 60
 """Validations that tell how much a curve varies from one to the next."""
 
 
