@@ -223,6 +223,7 @@ class Watched:
             "beside": list(self.beside),
             "reference": self.reference,
             "samples": self.samples,
+            "large": self.large,
         }
 
     def load(self, plain: Mapping[str, Any]) -> None:
@@ -232,6 +233,7 @@ class Watched:
         self.steady = [(above, worse) for above, worse in plain["steady"]]
         self.validation, self.training = list(plain["validation"]), list(plain["training"])
         self.beside, self.reference, self.samples = list(plain["beside"]), plain["reference"], plain["samples"]
+        self.large = plain["large"]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
