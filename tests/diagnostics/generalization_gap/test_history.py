@@ -74,11 +74,13 @@ def test_now_is_the_mean_of_the_validations_of_the_patience_and_of_none_before_t
     assert (onset.last, onset.now, onset.training_now, onset.partner_now) == (last, now, training, 8 * now)
 
 
-def test_without_a_training_loss_at_one_of_them_there_is_no_mean() -> None:
-    curve = _watched([1.0, 2.0])
-    curve.add(Moment(30, _value(2.0), None), None)
-    assert _onset(curve).training_now is None
-    assert _onset(curve).now == 2.0
+def test_validations_without_a_pass_do_not_count_for_the_training_loss() -> None:
+    curve = Watched("val_loss", 3, 0.125, "patience", 2)
+    for step, training in enumerate([None, 1.0, None, 0.5]):
+        curve.add(Moment(step, _value(1.0 + step), training), None, samples=0 if training is None else 80)
+        if not step:
+            assert _onset(curve).training_best is _onset(curve).training_now is None
+    assert (_onset(curve).training_best, _onset(curve).training_now, _onset(curve).now) == (1.0, 0.75, 3.0)
 
 
 # How much a curve varies.
@@ -94,7 +96,7 @@ def test_the_noise_is_the_standard_deviation_around_the_course() -> None:
 
 
 def test_noise_is_that_of_the_last_validations() -> None:
-    restless = [5.0 + (-1) ** step for step in range(50)]
+    restless = [5.0 + (-1) ** step for step in range(2 * NOISE_OF)]
     assert _onset(_watched(restless)).noise == pytest.approx(4 / 0.6745 / math.sqrt(6))
     assert _onset(_watched([*restless, *([5.0] * NOISE_OF)])).noise == 0.0
     assert _onset(_watched([*restless, *([5.0] * (NOISE_OF // 2 - 2))])).noise > 0.0
