@@ -936,7 +936,7 @@ def test_outputs_that_were_gathered_are_put_back_and_not_copied(monkeypatch: pyt
 
 def test_a_gathered_output_that_is_written_to_is_said() -> None:
     module = Student()
-    module.outputs = [torch.zeros(1) for _ in range(place.GATHERED + 1)]
+    module.outputs = [torch.zeros(place.SMALL + 1, dtype=torch.uint8) for _ in range(place.GATHERED + 1)]
     fault = validated(Here(lambda m, x: m.outputs[3].add_(1)), module).fault
     assert isinstance(fault, CannotRestoreError)
     assert str(fault) == "a tensor in a long list of the module was written to"

@@ -60,7 +60,8 @@ class Images(Dataset):
         self.items, self.by_name, self.ids = [1], {"a": [1]}, {1}
         self.transform = Augment()
         self.transforms = [Augment()]
-        self.inputs, self.array = torch.zeros(4, 4), np.zeros(3)
+        self.inputs, self.array = torch.zeros(4, 65), np.zeros(129)  # more than 1 KiB
+        self.weights, self.times = torch.zeros(4, 64), np.zeros(128)  # not more
         self.paths = ["path"] * 20_000
         self.cache: dict[int, Tensor] = {index: torch.zeros(1) for index in range(10_001)}
 
@@ -91,6 +92,8 @@ LEAVES: dict[str, Act] = {
     "dict": lambda d: d.by_name.update(b=1),
     "list-in-a-dict": lambda d: d.by_name["a"].append(1),
     "set": lambda d: d.ids.add(2),
+    "small-tensor": lambda d: d.weights.add_(1),
+    "small-array": lambda d: d.times.fill(1),
     "generator-of-a-transform": lambda d: d.transform.draws.random(),
     "number-of-a-transform": lambda d: setattr(d.transforms[0], "count", 2),
     "list-of-a-transform": lambda d: d.transform.seen.append(2),
@@ -153,17 +156,20 @@ def test_the_data_itself_is_neither_copied_nor_put_back(monkeypatch: pytest.Monk
     def act(module: Any, x: Tensor) -> None:
         data.inputs.add_(1)
         data.array += 1
+        data.shared += 1
         data.paths.append("more")
         data.cache[20_000] = torch.ones(1)
 
     def look(module: Any) -> Any:
-        return plain(data.inputs), plain(data.array), len(data.paths), len(data.cache)
+        return float(data.inputs.sum()), float(data.array.sum()), float(data.shared), len(data.paths), len(data.cache)
 
     module = Student()
-    monkeypatch.setattr(kept, "_MOST_BYTES", sum(each.numel() * each.element_size() for each in module.buffers()))
+    data.shared = torch.zeros(1).share_memory_()
+    monkeypatch.setattr(kept, "_MOST_BYTES", 2 << 10)
     here = validated(Here(act, look=look, data=[data]), module)
     assert here.fault is None
-    assert here.after == here.within != here.before
+    assert here.before == (0, 0, 0, 20_000, 10_001)
+    assert here.after == here.within == (260, 129, 1, 20_001, 10_002)
 
 
 def test_a_loader_that_is_in_use_stays_in_use() -> None:

@@ -24,8 +24,9 @@ from lightning_diagnostics.callback.undisturbed.guards import (
     refuse_step,
     signals_later,
 )
-from lightning_diagnostics.callback.undisturbed.kept import Kept, nothing, run_all
+from lightning_diagnostics.callback.undisturbed.kept import Kept
 from lightning_diagnostics.callback.undisturbed.surroundings import Data, generators, programs, schedules
+from lightning_diagnostics.callback.undisturbed.things import nothing, run_all
 
 __all__ = [
     "CannotRestoreError",

@@ -1,11 +1,9 @@
 """Copies of what a step may change, and putting it back."""
 
-import copy
 import functools
-import random
-import sys
+import types
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,31 +11,37 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader, Dataset
 
 from lightning_diagnostics.callback.undisturbed.errors import CannotRestoreError
 from lightning_diagnostics.callback.undisturbed.guards import storage
+from lightning_diagnostics.callback.undisturbed.things import (
+    SCALARS,
+    Restore,
+    access,
+    all_of,
+    is_data,
+    is_namespace,
+    is_users,
+    nothing,
+    parts,
+    refilling,
+    refilling_cell,
+    refilling_slots,
+    same,
+    slots,
+)
 
-Restore = Callable[[], None]
 DEPTH = 6
 """Of containers and objects in each other."""
 LONG = 10_000
 GATHERED = 64
-"""A list with more things in it is one that outputs are gathered in: what is in it is not copied."""
-SCALARS = (bool, int, float, complex, str, bytes)
+"""A list with more things in it is one that outputs are gathered in: what is large in it is not copied."""
+SMALL = 1 << 10
+"""Bytes of a tensor or an array that are copied wherever it is."""
 
 _NO_CONTENTS = (type(None), *SCALARS)
 _MOST_BYTES, _MOST_ITEMS = 512 << 20, 100_000
 _TORCH_OWN = frozenset({"_parameters", "_buffers", "_modules", "_trainer", "_fabric", "_jit_module"})
-LIBRARIES = frozenset(
-    {"torch", "lightning", "pytorch_lightning", "numpy", "lightning_diagnostics"} | sys.stdlib_module_names
-) - {
-    *("__main__", "types", "argparse"),  # what is plain
-}
-
-
-def nothing(*args: Any, **kwargs: Any) -> None:
-    """What stands in for ``self.log``, and for putting back what cannot change."""
 
 
 class Kept:
@@ -85,7 +89,7 @@ class Kept:
 
         def restore() -> None:
             for known, old in registered:
-                if not _same(known, old):
+                if not same(known, old):
                     known.clear()
                     known.update(old)
             for weight, data, learns in weights:
@@ -137,21 +141,39 @@ class Kept:
         if isinstance(value, np.ndarray):
             return self.array(value)
         if isinstance(value, list | deque | set | dict | bytearray):
-            return nothing if _is_namespace(value) else self.container(value, depth)
+            if is_namespace(value):
+                return nothing
+            return all_of([self.container(value, depth), self.attributes(value, depth)])
         if isinstance(value, tuple):
             return all_of([self.contents(each, depth - 1) for each in value])
-        generator = _access(value)
+        if isinstance(value, types.CellType):
+            return refilling_cell(value, lambda each: self.contents(each, depth))
+        generator = access(value)
         if generator is not None:
             return self.generator(*generator)
         if isinstance(value, Optimizer):
             return self.optimizer(value)
         if isinstance(value, Iterator):
             return self.iterator(value)
-        return self.container(vars(value), depth) if self.goes_into(value) else nothing
+        if not self.goes_into(value):
+            return nothing
+        brought = parts(value)
+        if brought is not None:
+            return all_of([self.contents(each, depth - 1) for each in brought])
+        return self.attributes(value, depth)
 
     def goes_into(self, value: Any) -> bool:
         """Whether the attributes of an object are looked at."""
-        return isinstance(value, LRScheduler) or (is_users(value) and not _is_data(value))
+        if parts(value) is not None or isinstance(value, LRScheduler):
+            return True
+        return is_users(value) and not is_data(value)
+
+    def attributes(self, value: Any, depth: int) -> Restore:
+        """What puts the attributes of an object back."""
+        own = self.container(vars(value), depth) if hasattr(value, "__dict__") else nothing
+        return all_of(
+            [own, refilling_slots(value), *(self.contents(each, depth - 1) for each in slots(value).values())]
+        )
 
     def too_many(self) -> Restore:
         """There are more things than may be looked at."""
@@ -163,7 +185,7 @@ class Kept:
 
     def array(self, value: Any) -> Restore:
         """What puts the values of an array back."""
-        if self._gathered:
+        if self._gathered and value.nbytes > SMALL:
             return nothing
         self._count(value.nbytes)
         return functools.partial(np.copyto, value, value.copy()) if value.flags.writeable else nothing
@@ -171,17 +193,18 @@ class Kept:
     def optimizer(self, value: Optimizer) -> Restore:
         """What puts the options of an optimizer back, such as its learning rates; its state only a step changes."""
         groups = value.param_groups
-        restores = [_refilling(each) for each in (groups, *groups, *(group["params"] for group in groups))]
+        restores = [refilling(each) for each in (groups, *groups, *(group["params"] for group in groups))]
         options = [each for group in groups for name, each in group.items() if name != "params"]
         return all_of([*restores, *(self.contents(each) for each in options)])
 
     def tensors(self, values: list[Tensor]) -> Restore:
         """What puts the values of tensors back, of those that were written to."""
         values = [each for each in values if not torch.nn.parameter.is_lazy(each)]
+        if self._gathered and any(map(_is_large, values)):
+            few = [each for each in values if not _is_large(each)]
+            return all_of([self._witness([each for each in values if _is_large(each)]), self.tensors(few)])
         if not values:
             return nothing
-        if self._gathered:
-            return self._witness(values)
         self._count(sum(map(_bytes, values)))
         copies = [(each, each.detach().clone(), _version(each)) for each in values]
 
@@ -212,7 +235,7 @@ class Kept:
 
     def container(self, value: Any, depth: int) -> Restore:
         """What puts a container back, and what is in it."""
-        restore = _refilling(value)
+        restore = refilling(value)
         items = list(value.values() if isinstance(value, dict) else value)
         plain = len(items) > LONG and isinstance(items[0], SCALARS)  # all of them, then: a list of paths, of numbers
         more = () if plain else (each for each in items if not isinstance(each, _NO_CONTENTS))
@@ -226,7 +249,8 @@ class Kept:
 
 def is_state(name: str) -> bool:
     """Whether an attribute of a module is its own state, not torch's or Lightning's."""
-    return name not in _TORCH_OWN and "_hooks" not in name and name not in ("log", "log_dict")
+    hooks = name.startswith("_") and "_hooks" in name
+    return name not in _TORCH_OWN and not hooks and name not in ("log", "log_dict")
 
 
 def _call(act: Callable[[Any], object], value: Any) -> None:
@@ -244,74 +268,13 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(np.array_equal(one, other))
 
 
-def run_all(acts: Iterable[Callable[[], None]]) -> None:
-    """Do everything; what goes wrong with one of them does not keep the others from it."""
-    faults: list[Exception] = []
-    for act in acts:
-        try:
-            act()
-        except Exception as fault:  # noqa: BLE001, PERF203  # raised below
-            faults.append(fault)
-    if faults:
-        raise faults[0]
+def small(tensor: Tensor) -> bool:
+    """Whether a tensor is copied wherever it is: not one that processes share."""
+    return storage(tensor) is not None and not _is_large(tensor) and (tensor.is_cuda or not tensor.is_shared())
 
 
-def all_of(restores: Iterable[Restore]) -> Restore:
-    """One that does them all."""
-    some = [restore for restore in restores if restore is not nothing]
-    return functools.partial(run_all, some) if some else nothing
-
-
-def _refilling(value: Any) -> Restore:
-    """What puts back which things a container holds."""
-    old: Any = dict(value) if isinstance(value, dict) else copy.copy(value)
-
-    def restore() -> None:
-        if not _same(value, old):
-            value.clear()
-            value.extend(old) if isinstance(value, list | deque | bytearray) else value.update(old)
-
-    return restore
-
-
-def _access(value: Any) -> tuple[Callable[[], Any], Callable[[Any], object]] | None:
-    """What gives and what sets the state of a generator of random numbers; None for other things."""
-    if isinstance(value, torch.Generator):
-        return value.get_state, value.set_state
-    if isinstance(value, np.random.Generator):
-        bits = value.bit_generator
-        return lambda: bits.state, lambda state: setattr(bits, "state", state)
-    if isinstance(value, np.random.RandomState):
-        return value.get_state, value.set_state
-    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
-        return value.getstate, value.setstate
-    return None
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two containers hold the very same things."""
-    if len(one) != len(other):
-        return False
-    if isinstance(one, dict):
-        return all(a is b and one[a] is other[b] for a, b in zip(one, other, strict=True))
-    return one == other if isinstance(one, set | bytearray) else all(a is b for a, b in zip(one, other, strict=True))
-
-
-def is_users(value: Any) -> bool:
-    """Whether it is an object of a class of the user's, such as a running average; not a module."""
-    if isinstance(value, nn.Module | type) or not hasattr(value, "__dict__"):
-        return False
-    return type(value).__module__.partition(".")[0] not in LIBRARIES
-
-
-def _is_namespace(value: Any) -> bool:
-    """Whether it is that of a Python module; torch.compile puts that of builtins among the globals of a program."""
-    name = value.get("__name__") if isinstance(value, dict) else None
-    return isinstance(name, str) and getattr(sys.modules.get(name), "__dict__", None) is value
-
-
-def _is_data(value: Any) -> bool:
-    return isinstance(value, Dataset | DataLoader) or hasattr(type(value), "train_dataloader")
+def _is_large(tensor: Tensor) -> bool:
+    return _bytes(tensor) > SMALL
 
 
 def _bytes(tensor: Tensor) -> int:

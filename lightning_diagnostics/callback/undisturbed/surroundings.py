@@ -1,14 +1,11 @@
 """What a step may change besides the modules that run: data, optimizers and schedulers, classes and Python modules."""
 
-import functools
 import io
 import random
 import sys
-import sysconfig
 import threading
 from collections import deque
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +18,19 @@ from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
 from lightning_diagnostics.callback.undisturbed.errors import CannotRestoreError
 from lightning_diagnostics.callback.undisturbed.kept import (
     DEPTH,
-    LIBRARIES,
     LONG,
-    SCALARS,
+    SMALL,
     Kept,
+    small,
+)
+from lightning_diagnostics.callback.undisturbed.things import (
+    SCALARS,
     Restore,
     all_of,
+    is_of_a_program,
     is_users,
     nothing,
+    parts,
 )
 
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque, bytearray)
@@ -39,17 +41,17 @@ _MISSING = object()
 
 
 class Data(Kept):
-    """The small state of data: neither tensors nor arrays nor long containers are copied."""
+    """The small state of data: neither large tensors nor large arrays nor long containers are copied."""
 
     what = "the data"
 
     @override
     def tensors(self, values: list[Tensor]) -> Restore:
-        return nothing
+        return super().tensors([each for each in values if small(each)])
 
     @override
     def array(self, value: Any) -> Restore:
-        return nothing
+        return super().array(value) if value.nbytes <= SMALL else nothing
 
     @override
     def contents(self, value: Any, depth: int = DEPTH) -> Restore:
@@ -59,7 +61,9 @@ class Data(Kept):
 
     @override
     def goes_into(self, value: Any) -> bool:
-        return isinstance(value, Dataset | Sampler) or hasattr(type(value), "train_dataloader") or is_users(value)
+        if parts(value) is not None or isinstance(value, Dataset | Sampler):
+            return True
+        return hasattr(type(value), "train_dataloader") or is_users(value)
 
     @override
     def too_many(self) -> Restore:
@@ -129,7 +133,7 @@ def programs(pl_module: LightningModule, modules: Iterable[nn.Module], kept: Dat
         return nothing
     plain = _Plain()
     plain.share(kept)
-    kinds = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if _is_of_a_program(kind))
+    kinds = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if is_of_a_program(kind))
     own = {kind.__module__ for kind in type(pl_module).__mro__ if kind in kinds}
     homes = [sys.modules[name] for name in sorted(own)]
     return all_of([_plain_values(owner, plain) for owner in (*kinds, *homes)])
@@ -168,20 +172,4 @@ def _is_at_work(thread: threading.Thread) -> bool:
     if thread is threading.current_thread() or thread is threading.main_thread():
         return False
     target = getattr(thread, "_target", None)
-    return _is_of_a_program(type(thread)) or (target is not None and _is_of_a_program(target))
-
-
-def _is_of_a_program(kind: Any) -> bool:
-    """Whether a class or a function stands in a Python module that is no library's."""
-    name = getattr(kind, "__module__", None) or ""
-    home = sys.modules.get(name)
-    if home is None or name.partition(".")[0] in LIBRARIES:
-        return False
-    file = getattr(home, "__file__", None)
-    return file is None or not any(Path(file).is_relative_to(folder) for folder in _library_folders())
-
-
-@functools.cache
-def _library_folders() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    return tuple(dict.fromkeys(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")))
+    return is_of_a_program(type(thread)) or (target is not None and is_of_a_program(target))
