@@ -18,7 +18,8 @@ def batch_form(batch: Any) -> tuple[Any, ...]:
         batch: What a loader gives, on any device.
 
     Returns:
-        What is equal for batches of one structure. A list of one entry per sample counts without its length.
+        What is equal for batches of one structure. A list of one entry per sample counts without its length,
+        and a tuple as a list.
 
     Example:
         >>> image, label = torch.zeros(8, 3, 4, 4), torch.zeros(8, dtype=torch.long)
@@ -63,7 +64,7 @@ def _form(value: Any, *, nested: bool) -> tuple[Any, ...]:
         return kind, tuple((key, _form(each, nested=True)) for key, each in items)
     if isinstance(value, list | tuple):
         parts = tuple(_form(each, nested=True) for each in value)
-        return kind, parts[:1] if _is_of_samples(parts, nested=nested) else parts
+        return list if kind is tuple else kind, parts[:1] if _is_of_samples(parts, nested=nested) else parts
     return (kind,)
 
 

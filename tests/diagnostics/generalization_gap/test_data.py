@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -598,3 +598,15 @@ def test_the_form_of_a_batch_tells_structures_apart(name: str) -> None:
 def test_a_pair_of_tensors_is_not_a_triple() -> None:
     pair = [torch.zeros(2, 3), torch.zeros(2, 3)]
     assert batch_form(pair) != batch_form([*pair, torch.zeros(2, 3)])
+
+
+class _Point(NamedTuple):
+    image: Tensor
+    label: Tensor
+
+
+def test_a_tuple_has_the_form_of_a_list_and_a_named_tuple_its_own() -> None:
+    pair = [torch.zeros(2, 3), torch.zeros(2)]
+    assert batch_form(tuple(pair)) == batch_form(pair)
+    assert batch_form({"a": (pair, 1)}) == batch_form({"a": [tuple(pair), 1]})
+    assert batch_form(_Point(*pair)) != batch_form(pair)
