@@ -86,6 +86,12 @@ def clipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return digits(folder, "healthy", "forgotten", "--clip=0.5", epochs=5)
 
 
+@pytest.fixture(scope="module")
+def overfitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits example that learns by heart, with the scores of each digit."""
+    return digits(tmp_path_factory.mktemp("overfitted") / "lightning_logs", "overfitting", "--per-class", epochs=10)
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator["Page"]:
     """A browser with one empty page."""
@@ -370,6 +376,49 @@ def test_the_filters_of_the_first_convolution_are_a_picture(clipped: Path, page:
         side = 8 * (3 * 4 + 2)  # 64 filters of 3 by 3, each weight in four pixels by four, and a line around
         page.wait_for(f"String({size}) == '{side},{side}'")
         page.draw("gradient_filters.png", "shown('tf-image-loader')[0]")
+
+
+def test_the_gap_is_drawn_with_its_band_beside_training_and_validation(overfitted: Path, page: "Page") -> None:
+    titles = [f"{name}: training, validation and gap" for name in ("val_acc", "val_loss")]
+    with serving(overfitted / "overfitting") as address:
+        page.open(f"{address}/#custom_scalars")
+        page.grow(5000)
+        cards = "shown('tf-custom-scalar-margin-chart-card').slice(1)"  # the first is of gradients
+        shown = page.wait_for(f"(t => t.length == 2 && t)({cards}.map(card => card.title))")
+        assert sorted(shown) == titles
+        page.wait_for(f"{cards}.every(card => {LINES}.length >= 6)")
+        page.evaluate("all('.toggle-matches-button').forEach(button => button.click())")
+        legend = "all('.match-list-entry', card.shadowRoot).map(e => e.innerText.split(/\\s+/)[1])"
+        lines = page.wait_for(f"(all => all.every(each => each.length == 3) && all)({cards}.map(card => {legend}))")
+        categories = page.evaluate("shown('tf-category-paginated-view').map(e => e.category && e.category.name)")
+        above = "shown('tf-category-paginated-view')[2]"
+        page.draw("gap_charts.png", f"{cards}[1]", below=above)
+    assert lines == [
+        [f"gap/{what}{title.split(':')[0]}" for what in ("training/", "validation/", "")] for title in shown
+    ]
+    assert categories[3:] == ["generalization gap", "generalization gap: more"]
+
+
+def test_the_onset_and_how_sure_the_gap_is_are_tables_on_the_text_page(overfitted: Path, page: "Page") -> None:
+    with serving(overfitted / "overfitting") as address:
+        page.open(f"{address}/#text")
+        page.grow(1400)
+        table = page.wait_for("shown('table').map(e => e.innerText).find(text => text.includes('GAP101'))")
+        caption = page.wait_for("shown('table').map(e => e.innerText).find(text => text.includes('95 % of the gap'))")
+        page.draw("gap_text.png", "shown('table').filter(e => e.innerText.includes('95 % of the gap'))[0]")
+    assert "val_loss was best at step" in table
+    assert {"val_acc", "val_loss", "needs"} <= set(caption.split())
+
+
+def test_the_confusion_matrix_is_a_picture(overfitted: Path, page: "Page") -> None:
+    with serving(overfitted / "overfitting") as address:
+        page.open(f"{address}/#images")
+        tags = page.wait_for("(t => t.length == 2 && t)(shown('tf-image-loader').map(e => e.tag))")
+        assert "gap/confusion_matrix" in tags
+        loader = f"shown('tf-image-loader')[{tags.index('gap/confusion_matrix')}]"
+        size = f"all('img', {loader}.shadowRoot).map(e => [e.naturalWidth, e.naturalHeight])[0]"
+        page.wait_for(f"(s => s && s[0] == s[1] && s[0] > 300)({size})")  # ten classes of some forty pixels
+        page.draw("gap_confusion.png", loader)
 
 
 class Page:

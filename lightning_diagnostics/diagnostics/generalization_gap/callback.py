@@ -72,7 +72,7 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         min_relative_improvement: What counts as better, as a share of the best.
         strip: Validations in one strip of ``"PQ"`` and ``"UP"``.
         time_budget: The share of the time between two validations that a subset pass may take; if one took longer than
-            that (and than a quarter of a second), the next ones read half as many samples, or a quarter and so on; if
+            that (and than half a second), the next ones read half as many samples, or a quarter and so on; if
             ten batches take too long, not every validation has a pass. The number is drawn; rank zero decides.
         per_class: Draw precision and recall of each class and the confusion matrix, if ``validation_step`` returns
             predictions and targets (a mapping with ``"preds"`` or ``"logits"`` and ``"target"``, say).

@@ -24,7 +24,7 @@ from lightning_diagnostics.diagnostics.generalization_gap.measure import FEWEST_
 from lightning_diagnostics.diagnostics.generalization_gap.passing import Pass, Passed, Plan, StepError
 from lightning_diagnostics.diagnostics.generalization_gap.validating import Validation
 
-FREE_SECONDS = 0.25
+FREE_SECONDS = 0.5
 """A pass may take that long whatever the budget says, and it may read as many batches as a band takes."""
 
 LONGEST_PERIOD = 20
