@@ -95,9 +95,11 @@ def test_a_metric_that_begins_late_makes_no_warning() -> None:
     assert [code for code, *_ in _codes(monitor) if code in (OVERFITTING, OVERCONFIDENT)] == []
 
 
-def test_overfitting_and_overconfident_are_never_open_together() -> None:
+@pytest.mark.parametrize("recovers", [False, True])
+def test_overfitting_and_overconfident_are_never_open_together(recovers: bool) -> None:
     epochs = 24
-    accuracy = [0.75 if epoch < 12 else 0.75 - 0.02 * (epoch - 12) for epoch in range(epochs)]
+    falling = [0.75 if epoch < 12 else 0.75 - 0.02 * (epoch - 12) for epoch in range(epochs)]
+    accuracy = [0.75 if 0 < epoch < 4 or epoch > 10 else 0.5 for epoch in range(epochs)] if recovers else falling
     watcher = Open()
     monitor = fit({"val_loss": rising(epochs), "val_acc": (accuracy, [0.75] * epochs)}, watcher, more={"patience": 3})
     assert len(watcher.codes) == epochs
