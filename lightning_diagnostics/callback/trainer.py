@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -323,6 +323,14 @@ def without_loggers(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         trainer.loggers, trainer.should_stop = loggers, stopping
+
+
+def loggers_of(modules: Iterable[nn.Module]) -> list[Any]:
+    """The loggers that modules hold by themselves, among their attributes."""
+    packages = (sys.modules.get(name) for name in ("lightning.fabric.loggers", "lightning_fabric.loggers"))
+    kinds = tuple(package.Logger for package in packages if package is not None)
+    held = (value for module in modules for value in vars(module).values() if isinstance(value, kinds))
+    return list({id(logger): logger for logger in held}.values())
 
 
 def _evaluation_loop(trainer: Trainer) -> Any:

@@ -2,16 +2,20 @@
 """A pass of the user's step leaves no trace around the module either: in data, schedules, classes, globals, files."""
 
 import builtins
+import contextlib
 import io
 import os
 import pickle
 import random
+import shutil
+import sqlite3
 import sys
 import sysconfig
 import tempfile
 import threading
 import types
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.optim import lr_scheduler
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from lightning_diagnostics.callback.undisturbed import (
     CannotRestoreError,
@@ -345,6 +351,117 @@ def test_writing_to_a_file_is_refused_before_it_is_done(name: str, tmp_path: Pat
     assert (str(again), again.path) == (str(here.fault), here.fault.path)
 
 
+MOVES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "remove": (lambda path: os.remove(path / "file"), "moves or removes a file"),
+    "unlink": (lambda path: os.unlink(str(path / "file")), "moves or removes a file"),
+    "unlink-of-a-path": (lambda path: (path / "file").unlink(), "moves or removes a file"),
+    "rename": (lambda path: os.rename(path / "file", path / "other"), "moves or removes a file"),
+    "rename-by-keyword": (lambda path: os.rename(src=path / "file", dst=path / "other"), "moves or removes a file"),
+    "replace": (lambda path: (path / "file").replace(path / "other"), "moves or removes a file"),
+    "move": (lambda path: shutil.move(path / "file", path / "other"), "moves or removes a file"),
+    "rmdir": (lambda path: os.rmdir(path / "empty"), "moves or removes a file"),
+    "rmtree": (lambda path: shutil.rmtree(path / "full"), "moves or removes a file"),
+    "mkdir": (lambda path: os.mkdir(path / "new"), "makes a folder"),
+    "mkdir-of-a-path": (lambda path: (path / "new").mkdir(), "makes a folder"),
+    "makedirs": (lambda path: os.makedirs(path / "new" / "more"), "makes a folder"),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_moving_and_removing_files_is_refused_before_it_is_done(name: str, tmp_path: Path) -> None:
+    move, words = MOVES[name]
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("text")
+    here = validated(Here(lambda m, x: move(tmp_path), look=lambda m: sorted(map(str, tmp_path.rglob("*")))), Student())
+    assert isinstance(here.fault, WritingError)
+    assert str(here.fault).startswith(f"the step {words} (")
+    assert "file" in here.fault.path or here.fault.path.startswith(str(tmp_path))
+    assert here.before == here.within == here.after
+    assert len(here.before) == 4
+    again = pickle.loads(pickle.dumps(here.fault))
+    assert (str(again), again.path) == (str(here.fault), here.fault.path)
+
+
+def test_what_changes_no_file_goes_on_as_it_would(tmp_path: Path) -> None:
+    def act(module: Any, x: Tensor) -> None:
+        os.makedirs(tmp_path, exist_ok=True)
+        (tmp_path / "none").unlink(missing_ok=True)
+        with pytest.raises(FileExistsError):
+            os.mkdir(tmp_path)
+        with pytest.raises(FileNotFoundError):
+            os.rename(tmp_path / "none", tmp_path / "other")
+
+    assert validated(Here(act, look=lambda m: 0), Student()).fault is None
+
+
+def test_a_log_of_tensorboard_of_the_users_own_is_not_written(tmp_path: Path) -> None:
+    module = Student()
+    module.writer = SummaryWriter(str(tmp_path))
+    here = validated(Here(lambda m, x: m.writer.add_scalar("name", 1.0), look=lambda m: 0), module)
+    module.writer.close()
+    assert isinstance(here.fault, WritingError)
+    assert here.fault.path == str(tmp_path)
+    (file,) = tmp_path.iterdir()
+    assert b"name" not in file.read_bytes()
+
+
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_work_is_not_handed_to_others(kind: Any) -> None:
+    done: list[int] = []
+    with kind(1) as pool:
+        here = validated(Here(lambda m, x: pool.submit(done.append, 1), look=lambda m: 0), Student())
+    assert isinstance(here.fault, WritingError)
+    assert str(here.fault) == f"the step starts work in another thread ({kind.__name__})"
+    assert done == []
+
+
+def test_data_may_be_read_by_others() -> None:
+    with ThreadPoolExecutor(1) as pool:
+
+        class Slow(Dataset):
+            def __len__(self) -> int:
+                return 2
+
+            def __getitem__(self, index: int) -> int:
+                return pool.submit(lambda: index + 1).result()
+
+        got: list[list[int]] = []
+        act = lambda m, x: got.extend(batch.tolist() for batch in DataLoader(Slow(), batch_size=2))  # noqa: E731
+        assert validated(Here(act, look=lambda m: 0), Student()).fault is None
+    assert got == [[1, 2]]
+
+
+def test_a_logger_that_the_module_holds_by_itself_logs_nothing(tmp_path: Path) -> None:
+    module = Student()
+    module.part = torch.nn.Linear(1, 1)
+    module.part.own = CSVLogger(str(tmp_path))
+
+    def act(m: Any, x: Tensor) -> None:
+        m.part.own.log_metrics({"a": 1.0}, 0)
+
+    here = validated(Here(act, look=lambda m: len(m.part.own.experiment.metrics)), module)
+    assert isinstance(here.fault, WritingError)
+    assert str(here.fault) == f"the step writes to a logger of its own ({tmp_path})"
+    assert here.before == here.within == here.after == 0
+    act(module, torch.ones(1))
+    assert len(module.part.own.experiment.metrics) == 1
+
+
+def test_a_database_of_the_modules_is_refused_and_one_of_the_datas_is_not() -> None:
+    module, data = Student(), Images()
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        data.rows = connection
+        assert validated(Here(lambda m, x: None, look=lambda m: 0, data=[data]), module).fault is None
+        module.rows = [connection]
+        ran: list[int] = []
+        here = validated(Here(lambda m, x: ran.append(1), look=lambda m: 0), module)
+    assert isinstance(here.fault, CannotRestoreError)
+    assert str(here.fault) == "the module has a database among its attributes (Connection)"
+    assert ran == []
+
+
 def test_a_file_that_is_there_is_not_emptied(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("text")
@@ -421,7 +538,9 @@ def test_what_a_compiler_keeps_is_written(tmp_path: Path) -> None:
 
 
 def _ways() -> list[Any]:
-    return [builtins.open, io.open, os.open, torch.serialization._open_zipfile_writer]
+    files = [builtins.open, io.open, os.open, os.mkdir, os.remove, os.unlink, os.rename, os.replace, os.rmdir]
+    others = [torch.serialization._open_zipfile_writer, FileWriter.add_event]
+    return [*files, *others, ThreadPoolExecutor.submit, ProcessPoolExecutor.submit]
 
 
 @pytest.mark.parametrize("error", [None, UserError, KeyboardInterrupt])

@@ -21,6 +21,7 @@ from lightning_diagnostics.callback.undisturbed.guards import (
     alone,
     no_writing,
     refuse_checkpoint,
+    refuse_logs,
     refuse_step,
     signals_later,
 )
@@ -76,15 +77,19 @@ def undisturbed(
     modules' classes, and of the Python module with the class of the whole, where these are no library's.
     ``self.log`` does nothing, loggers are stood in for, and nothing is printed. An operation that would write to
     weights, or an optimizer that would step, raises `LearningError` before it does; one that waits for other processes
-    raises `ExchangeError`, and what opens a file for writing, `WritingError`. Handlers of signals wait for the end.
-    What is done elsewhere is done: by other threads and processes, to an open file, in other Python modules.
+    raises `ExchangeError`, and what opens a file for writing, moves or removes one, or starts work in another thread,
+    `WritingError`. Handlers of signals wait for the end.
+    What is done elsewhere is done: by other threads and processes, to an open file. Not put back are attributes of the
+    Trainer, attributes of classes that are no modules', other Python modules, memory that processes share, and tensors
+    and arrays of more than 1 KiB in lists of more than 64 things.
 
     Args:
         trainer: The Trainer.
         pl_module: The module.
         *others: Modules that are no part of it.
         data: Datasets, data modules and the like, whose small state is put back, too: generators of random numbers,
-            numbers, strings, containers of up to 10,000 items, objects of the user's classes; no tensors or arrays.
+            numbers, strings, containers of up to 10,000 items, objects of the user's classes, functions with what
+            they bring along, tensors and arrays of up to 1 KiB.
         logs: Leave ``self.log`` as it is: the caller stands in for what Lightning keeps of it.
         guard: Refuse what writes to weights or waits for other processes; see `alone`, for a part of the time.
 
@@ -96,6 +101,8 @@ def undisturbed(
         kept, small = Kept(), Data()
         small.share(kept)
         modules = [module for root in (pl_module, *others) for module in kept.new(root)]
+        for logger in insides.loggers_of(modules):
+            stack.callback(_attribute(logger, "log_metrics", refuse_logs(logger)))
         restores = [
             generators(trainer, kept),
             *(kept.module(module) for module in modules),

@@ -19,16 +19,17 @@ class ExchangeError(RuntimeError):
 
 
 class WritingError(RuntimeError):
-    """The step would have written to a file.
+    """The step would have written to a file, or had it written elsewhere.
 
     Args:
-        path: The file.
+        path: The file, or what stands for it.
+        what: What the step does.
     """
 
-    def __init__(self, path: Any) -> None:
-        super().__init__(path)
-        self.path = os.fsdecode(path)
+    def __init__(self, path: Any, what: str = "writes to a file") -> None:
+        super().__init__(path, what)
+        self.path, self._what = os.fsdecode(path), what
 
     @override
     def __str__(self) -> str:
-        return f"the step writes to a file ({self.path})"
+        return f"the step {self._what} ({self.path})"

@@ -21,6 +21,8 @@ from typing_extensions import override
 from lightning_diagnostics.callback.undisturbed.errors import ExchangeError, LearningError, WritingError
 
 _COMPILERS = ("torch._inductor", "torch._dynamo", "torch.utils.cpp_extension", "triton", "numba")
+_SYSTEMS = ("multiprocessing.util", "multiprocessing.connection")  # they have files of their own
+_READERS = ("torch.utils.data",)
 _DEVICES = ("/dev/", "/proc/")
 _AT_ONCE = ("SIGINT", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGCHLD", "SIGABRT")  # keys, clocks, children
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -37,6 +39,15 @@ def alone(*modules: nn.Module) -> contextlib.AbstractContextManager[Any]:
 def refuse_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     """What stands in the way of an optimizer."""
     raise LearningError(f"the step lets {type(optimizer).__name__} change weights")
+
+
+def refuse_logs(logger: Any) -> Callable[..., None]:
+    """What stands in for the ``log_metrics`` of a logger."""
+
+    def log_metrics(*args: Any, **kwargs: Any) -> None:
+        raise WritingError(getattr(logger, "save_dir", None) or type(logger).__name__, "writes to a logger of its own")
+
+    return log_metrics
 
 
 def refuse_checkpoint(filepath: Any, *args: Any, **kwargs: Any) -> None:
@@ -109,15 +120,18 @@ def storage(value: Any) -> int | None:
 
 @contextlib.contextmanager
 def no_writing() -> Iterator[None]:
-    """Within it, opening a file for writing raises `WritingError`, in this thread of this process alone.
+    """Within it, what would write, move or remove a file raises `WritingError`, in this thread of this process alone.
 
-    Devices and pipes are written to as ever, and so is what a compiler keeps.
+    Devices and pipes are written to as ever, and so is what a compiler keeps. Writing to a log of TensorBoard's and
+    handing work to the threads and processes of ``concurrent.futures`` count, too, but for those that read data.
     """
     here, active = (os.getpid(), threading.get_ident()), True
 
-    def check(path: Any) -> None:
-        if active and here == (os.getpid(), threading.get_ident()) and _is_file(path) and not _compiles():
-            raise WritingError(path)
+    def check(path: Any, what: str = "writes to a file") -> None:
+        if not active or here != (os.getpid(), threading.get_ident()) or not _is_file(path):
+            return
+        if not _runs(_COMPILERS + _SYSTEMS + (_READERS if what == _ELSEWHERE else ())):
+            raise WritingError(path, what)
 
     with contextlib.ExitStack() as stack:
         for owner, name, guard in _ways_to_write():
@@ -128,7 +142,14 @@ def no_writing() -> Iterator[None]:
             active = False  # somebody may have kept one of ours
 
 
-_Check = Callable[[Any], None]
+_Check = Callable[..., None]
+_ELSEWHERE = "starts work in another thread"
+_LATE = {  # those that are imported by need
+    "torch.utils.tensorboard.writer": "FileWriter",
+    "tensorboardX.writer": "FileWriter",
+    "concurrent.futures.thread": "ThreadPoolExecutor",
+    "concurrent.futures.process": "ProcessPoolExecutor",
+}
 
 
 def _ways_to_write() -> Iterator[tuple[Any, str, Callable[[Any, _Check], Any]]]:
@@ -137,7 +158,17 @@ def _ways_to_write() -> Iterator[tuple[Any, str, Callable[[Any, _Check], Any]]]:
     accessor = getattr(pathlib, "_NormalAccessor", None)  # Python 3.10 keeps its own
     if accessor is not None:
         yield accessor, "open", lambda real, check: staticmethod(_opening(real, check))
+        for name in ("unlink", "rename", "replace", "rmdir", "mkdir"):
+            guard = _making if name == "mkdir" else _moving
+            yield accessor, name, lambda real, check, guard=guard: staticmethod(guard(real, check))
     yield os, "open", _opening_by_flags
+    yield os, "mkdir", _making  # os.makedirs calls it
+    for name in ("remove", "unlink", "rename", "replace", "rmdir"):
+        yield os, name, _moving
+    for home, name in _LATE.items():
+        kind = getattr(sys.modules.get(home), name, None)
+        if kind is not None:
+            yield (kind, "add_event", _logging) if name == "FileWriter" else (kind, "submit", _handing_over)
     if hasattr(torch.serialization, "_open_zipfile_writer"):  # of torch.save, which opens files by itself
         yield torch.serialization, "_open_zipfile_writer", _saving
 
@@ -171,6 +202,46 @@ def _saving(real: Any, check: _Check) -> Any:
     return opens
 
 
+def _making(real: Any, check: _Check) -> Any:
+    @functools.wraps(real)
+    def makes(path: Any, *args: Any, dir_fd: int | None = None, **kwargs: Any) -> Any:
+        if dir_fd is not None or not os.path.lexists(path):
+            check(path, "makes a folder")
+        return real(path, *args, dir_fd=dir_fd, **kwargs)
+
+    return makes
+
+
+def _moving(real: Any, check: _Check) -> Any:
+    @functools.wraps(real)
+    def moves(*args: Any, **kwargs: Any) -> Any:
+        path = args[0] if args else kwargs.get("path", kwargs.get("src"))
+        elsewhere = any(name.endswith("dir_fd") and folder is not None for name, folder in kwargs.items())
+        if isinstance(path, str | bytes | os.PathLike) and (elsewhere or os.path.lexists(path)):
+            check(path, "moves or removes a file")
+        return real(*args, **kwargs)
+
+    return moves
+
+
+def _logging(real: Any, check: _Check) -> Any:
+    @functools.wraps(real)
+    def adds(self: Any, *args: Any, **kwargs: Any) -> Any:
+        check(self.get_logdir())
+        return real(self, *args, **kwargs)
+
+    return adds
+
+
+def _handing_over(real: Any, check: _Check) -> Any:
+    @functools.wraps(real)
+    def submits(self: Any, *args: Any, **kwargs: Any) -> Any:
+        check(type(self).__name__, _ELSEWHERE)
+        return real(self, *args, **kwargs)
+
+    return submits
+
+
 @contextlib.contextmanager
 def _replaced(owner: Any, name: str, guard: Callable[[Any, _Check], Any], check: _Check) -> Iterator[None]:
     old = vars(owner)[name]
@@ -194,12 +265,12 @@ def _is_file(path: Any) -> bool:
     return kind not in (stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFBLK)
 
 
-def _compiles() -> bool:
-    """Whether a compiler is at work: it writes what it makes, which changes no run."""
+def _runs(modules: tuple[str, ...]) -> bool:
+    """Whether a Python module is at work: a compiler writes what it makes, which changes no run."""
     frame = sys._getframe()
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
-        if isinstance(name, str) and name.startswith(_COMPILERS):
+        if isinstance(name, str) and name.startswith(modules):
             return True
         frame = frame.f_back
     return False

@@ -20,6 +20,7 @@ from lightning_diagnostics.callback.undisturbed.things import (
     access,
     all_of,
     is_data,
+    is_database,
     is_namespace,
     is_users,
     nothing,
@@ -155,6 +156,8 @@ class Kept:
             return self.optimizer(value)
         if isinstance(value, Iterator):
             return self.iterator(value)
+        if is_database(value):
+            return self.database(value)
         if not self.goes_into(value):
             return nothing
         brought = parts(value)
@@ -182,6 +185,10 @@ class Kept:
     def iterator(self, value: Any) -> Restore:
         """What cannot be put back."""
         raise CannotRestoreError(f"{self.what} has an iterator among its attributes ({type(value).__name__})")
+
+    def database(self, value: Any) -> Restore:
+        """What cannot be put back either."""
+        raise CannotRestoreError(f"{self.what} has a database among its attributes ({type(value).__name__})")
 
     def array(self, value: Any) -> Restore:
         """What puts the values of an array back."""

@@ -74,6 +74,10 @@ class Data(Kept):
         return nothing if isinstance(value, io.IOBase) else super().iterator(value)
 
     @override
+    def database(self, value: Any) -> Restore:
+        return nothing  # it is read from
+
+    @override
     def container(self, value: Any, depth: int) -> Restore:
         return super().container(value, depth) if len(value) <= LONG else nothing
 

@@ -22,7 +22,7 @@ LIBRARIES = frozenset(
 ) - {
     *("__main__", "types", "argparse"),  # what is plain
 }
-_CONTAINERS = (collections.OrderedDict, dict, list, set, collections.deque, bytearray)
+_CONTAINERS: tuple[Any, ...] = (collections.OrderedDict, dict, list, set, collections.deque, bytearray)
 _MISSING = object()
 
 
@@ -164,6 +164,11 @@ def is_namespace(value: Any) -> bool:
 def is_data(value: Any) -> bool:
     """Whether it is data: a dataset, a loader, a data module."""
     return isinstance(value, Dataset | DataLoader) or hasattr(type(value), "train_dataloader")
+
+
+def is_database(value: Any) -> bool:
+    """Whether it is a connection to one, of sqlite3."""
+    return any((kind.__module__, kind.__name__) == ("sqlite3", "Connection") for kind in type(value).__mro__)
 
 
 def is_of_a_program(kind: Any) -> bool:
