@@ -106,7 +106,7 @@ class IndexedData(TrainingData):
     def __init__(
         self, source: str, loader: DataLoader, drawn: Drawn, *, batch_size: int | None, shard: tuple[int, int]
     ) -> None:
-        super().__init__(source, drawn.count, tuple(_datasets(loader.dataset)), loader.num_workers)
+        super().__init__(source, drawn.count, _read_from(loader), loader.num_workers)
         made = batching(loader)
         self.unbatched = made.way == "single"
         self._way, self._batch_size = made.way, 1 if self.unbatched else batch_size or made.size or 1
@@ -181,9 +181,8 @@ class IteratedData(TrainingData):
     """
 
     def __init__(self, source: str, hook: Callable[[], Any], found: Iterable[Any], shards: int) -> None:
-        dataset = found.dataset if isinstance(found, DataLoader) else found
         workers = found.num_workers if isinstance(found, DataLoader) else 0
-        super().__init__(source, None, tuple(_datasets(dataset)), workers)
+        super().__init__(source, None, _read_from(found), workers)
         self._hook, self._found, self._shards = hook, found, shards
 
     @override
@@ -250,6 +249,13 @@ def _encoded(state: Any) -> bytes:
         if isinstance(state, np.ndarray)
         else repr(state).encode()
     )
+
+
+def _read_from(found: object) -> tuple[object, ...]:
+    """What reading may change: datasets, and what makes batches of their samples."""
+    if not isinstance(found, DataLoader):
+        return tuple(_datasets(found))
+    return *_datasets(found.dataset), found.collate_fn, found.worker_init_fn
 
 
 def _datasets(dataset: object) -> list[object]:

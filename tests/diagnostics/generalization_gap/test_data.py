@@ -1,7 +1,8 @@
 """Which training data are read in a real run, how often each, and that the run does not notice."""
 
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -20,9 +21,11 @@ from torch.utils.data import (
     Subset,
     SubsetRandomSampler,
     WeightedRandomSampler,
+    default_collate,
 )
 from typing_extensions import override
 
+from lightning_diagnostics.callback.undisturbed import undisturbed
 from lightning_diagnostics.diagnostics.generalization_gap.data import UnreadableError, batch_form, find
 from tests.diagnostics.generalization_gap.rows import COUNT, Reader, Rows, Scribe, Stream, fit, numbers, with_hook
 
@@ -564,6 +567,55 @@ def test_no_more_processes_load_than_there_are_batches() -> None:
     reader = Counting()
     fit(reader, DataLoader(Rows(), batch_size=8, num_workers=2, persistent_workers=True))
     assert reader.shares == [1, 0]
+
+
+class Collates:
+    """Has state of its own."""
+
+    def __init__(self) -> None:
+        self.draws, self.count = np.random.default_rng(0), 0
+
+    def __call__(self, samples: Any) -> Any:
+        self.count += 1
+        self.draws.random()
+        return default_collate(samples)
+
+    def method(self, samples: Any) -> Any:
+        return self(samples)
+
+
+class _Passes(Callback):
+    """Reads the data as a monitor does."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        with undisturbed(trainer, pl_module):
+            data = find(trainer, pl_module, batch_size=None)
+        with undisturbed(trainer, pl_module, data=data.datasets):
+            data.probe()
+            assert len(list(data.batches(8))) > 0
+
+
+_COLLATES: dict[str, Callable[[Collates], Any]] = {
+    "object": lambda own: own,
+    "method": lambda own: own.method,
+    "partial": lambda own: functools.partial(own),
+    "closure": lambda own: lambda samples: own(samples),
+}
+
+
+@pytest.mark.parametrize("hook", [False, True])
+@pytest.mark.parametrize("name", _COLLATES)
+def test_what_collates_is_afterwards_as_it_was(name: str, hook: bool) -> None:
+    own, other = Collates(), Collates()
+    data = (Doubling if hook else DataLoader)(Rows(), batch_size=8, collate_fn=_COLLATES[name](own))
+    module = with_hook(lambda: data) if hook else Scribe()
+    fit(_Passes(), DataLoader(Rows(), batch_size=8) if hook else data, module)
+    assert own.count == (0 if hook else 8)
+    for _ in range(own.count):
+        other.draws.random()
+    assert own.draws.random() == other.draws.random()
 
 
 # Forms.
