@@ -18,6 +18,7 @@ from lightning_diagnostics.callback.undisturbed import (
     WritingError,
     undisturbed,
 )
+from lightning_diagnostics.callback.undisturbed.guards import signals_later
 from lightning_diagnostics.diagnostics.generalization_gap import metrics
 from lightning_diagnostics.diagnostics.generalization_gap.data import TrainingData, UnreadableError, find
 from lightning_diagnostics.diagnostics.generalization_gap.measure import FEWEST_BATCHES
@@ -82,6 +83,7 @@ class TrainingSide:
         """Seconds since the last pass."""
         return time.perf_counter() - self._ended
 
+    @signals_later()  # until the metrics are back, too
     def run(self, trainer: Trainer, pl_module: LightningModule, validation: Validation) -> Passed | None:
         """One pass; None if it is not possible, and ``reason`` says why."""
         try:
