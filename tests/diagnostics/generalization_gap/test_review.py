@@ -2,7 +2,9 @@
 
 import copy
 import math
+import os
 import queue
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,47 @@ def test_what_a_thread_of_the_users_writes_down_meanwhile_is_kept(tmp_path: Path
     assert "gap/val_loss" in record.published
     assert len(written) > 2 + 3 * 2, "the thread has worked for passes, too"
     assert written == NOTES
+
+
+class Signals(models.Computes):
+    """Is sent a signal in the midst of each validation, and of each pass."""
+
+    def states(self) -> list[Any]:
+        """Those of its metrics."""
+        return [self.accuracy.update_count, self.accuracy.tp.tolist(), float(self.mean.mean_value)]
+
+    @override
+    def score(self, logits: Tensor, batch: Batch, batch_idx: int) -> None:
+        super().score(logits, batch, batch_idx)
+        if batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        SEEN.put(("hook", self.states()))
+        super().on_validation_epoch_end()
+
+
+SEEN: queue.Queue[tuple[str, list[Any]]] = queue.Queue()
+
+
+def test_a_handler_of_a_signal_finds_the_metrics_of_the_validation(tmp_path: Path) -> None:
+    modules: list[Signals] = []
+
+    def make() -> Signals:
+        modules.append(Signals())
+        return modules[0]
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: SEEN.put(("handler", modules[0].states())))
+    try:
+        models.run(make, tmp_path, GeneralizationGapMonitor(strict=True), num_sanity_val_steps=0)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    told = [SEEN.get() for _ in range(SEEN.qsize())]
+    assert [who for who, _ in told] == ["handler", "handler", "handler", "hook"] * 2
+    for validation in (told[:4], told[4:]):
+        states = [each for _, each in validation]
+        assert states[0] != states[3] == states[2] == states[1], "in both modes the handler came when all was back"
 
 
 # What a step does to its module, its batch and its data.
