@@ -4,6 +4,7 @@
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --inside [--callback GraphLeakDetector] [workload ...]
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --validation [--callback BatchNormGuard] [workload ...]
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --gradients [--pairs 15] [workload ...]
+    MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --gap [--pairs 15] [workload ...]
 
 Prints, for each workload, the median ratio of processor time over the pairs with its quartiles, for an A/A pair (what
 the method itself cannot tell from 1), for the defaults, and for a look at every step. ``--inside`` reads the clock in
@@ -11,7 +12,9 @@ every hook instead, which tells microseconds that the ratio of two runs cannot: 
 and of the costliest twentieth (looks), each as 1 + its share of a bare step. ``--validation`` measures a validation of
 100 batches by itself. ``--gradients`` measures, in one process and in turns, ``GradientNormMonitor`` in several ways
 beside what is used in its place: Lightning's ``grad_norm`` logged from ``on_before_optimizer_step``, and
-``wandb.watch`` offline, whose other process is not counted.
+``wandb.watch`` offline, whose other process is not counted. ``--gap`` gives the time of a pass over a subset of the
+training data over that of the validation itself, of as many samples in as many batches (100), with its eight batches in
+training mode and without them.
 """
 
 import argparse
@@ -37,7 +40,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from workloads import WORKLOADS, Workload
 
-from lightning_diagnostics import GradientNormMonitor
+from lightning_diagnostics import GeneralizationGapMonitor, GradientNormMonitor
+from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.catalogue import callbacks
 from lightning_diagnostics.diagnostics.gradients import callback as monitor
 
@@ -73,7 +77,7 @@ class Clock(Callback):
         self.begun = time.process_time()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seconds = time.process_time() - self.begun
+        self.seconds = self.validated = time.process_time() - self.begun
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds = time.process_time() - self.begun
@@ -103,6 +107,37 @@ class Rows(Dataset[tuple[Tensor, Tensor]]):
         return self.inputs[index % len(self.inputs)], torch.tensor(0)
 
 
+class Logged(Timed):
+    """Logs its validation loss."""
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("val_loss", functional.cross_entropy(self.network(batch[0]), batch[1]))
+
+
+def seconds_of_validation(workload: Workload, extra: list[Callback]) -> float:
+    """Processor time of the second validation of a fit, passes over training data included."""
+    torch.manual_seed(0)
+    rows, clock = Rows(workload), Clock()
+    loader = DataLoader(rows, batch_size=len(rows.inputs))
+    training = DataLoader(rows, batch_size=len(rows.inputs), shuffle=True)  # else only its first batch could be drawn
+    _trainer(clock, *extra, max_epochs=2, limit_train_batches=1, num_sanity_val_steps=0).fit(
+        Logged(workload), training, loader
+    )
+    return clock.validated
+
+
+def compare_gap(name: str, pairs: int) -> None:
+    """Print what a pass costs, in validations."""
+
+    for modes in (False, True):
+        with nullcontext() if modes else patch.object(insides, "training_modes", lambda trainer: {}):
+            text, bare = compare(
+                WORKLOADS[name], lambda: [GeneralizationGapMonitor(time_budget=1.0)], pairs, seconds_of_validation
+            )
+        what = "with" if modes else "without"
+        print(f"{name}: a validation of {bare * 1e3:.0f} ms; {what} training mode {text}", flush=True)  # noqa: T201
+
+
 def seconds_per_validation(workload: Workload, extra: list[Callback]) -> float:
     """Processor time of a validation of a fresh run."""
     torch.manual_seed(0)
@@ -114,7 +149,8 @@ def seconds_per_validation(workload: Workload, extra: list[Callback]) -> float:
 
 def _trainer(*callbacks: Callback, **options: Any) -> Trainer:
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return Trainer(max_epochs=1, callbacks=list(callbacks), accelerator="cpu", **{"logger": False, **quiet, **options})
+    quiet |= {"max_epochs": 1, "logger": False}
+    return Trainer(callbacks=list(callbacks), accelerator="cpu", **{**quiet, **options})
 
 
 Measure = Callable[[Workload, list[Callback]], float]
@@ -250,6 +286,7 @@ def main() -> None:
     parser.add_argument("--inside", action="store_true")
     parser.add_argument("--validation", action="store_true")
     parser.add_argument("--gradients", action="store_true")
+    parser.add_argument("--gap", action="store_true")
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -260,6 +297,9 @@ def main() -> None:
         workload = WORKLOADS[name]
         if options.gradients:
             compare_gradients(name, options.pairs)
+            continue
+        if options.gap:
+            compare_gap(name, options.pairs)
             continue
         if options.inside:
             bare = seconds_per_step(workload, [])
