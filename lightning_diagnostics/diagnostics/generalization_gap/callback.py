@@ -283,9 +283,10 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         self._say_blind(trainer, scores, known)
         values = _published(gaps)
         rested = all(each.passed is None and each.reason is None for each in known)
+        twins = {name for each in passed for name in (*each.evaluation.series, *each.evaluation.objects)}
+        self._published |= set(values) | {f"{of}{name}" for name in twins for of in ("gap/", "gap/training/")}
         gone = set() if rested else self._published - set(values)  # lest those who watch them take the last for these
         insides.publish(trainer, {**values, **dict.fromkeys(gone, math.nan)})
-        self._published |= set(values)
         self._draw(trainer, gaps, known, step=step)
         for question in self._course.questions(scores, around):
             self._ask(trainer, question, step=step)

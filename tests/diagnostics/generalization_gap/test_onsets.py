@@ -123,3 +123,13 @@ def test_early_stopping_on_the_gap_sees_that_it_is_no_number() -> None:
     stopping = EarlyStopping("gap/val_loss", mode="min", patience=100, check_finite=True)
     fit({"val_loss": ([1.0, 1.0, math.nan, 1.0, 1.0], [0.5] * 5)}, stopping)
     assert stopping.stopped_epoch == 2
+
+
+@pytest.mark.parametrize(
+    "losses", [([math.nan, 1.0, 1.0], [0.5] * 3), ([1.0] * 3, [math.nan] * 3)], ids=["validation", "training"]
+)
+def test_early_stopping_sees_so_at_the_first_validation_too(losses: Any) -> None:
+    stopping = EarlyStopping("gap/val_loss", mode="min", patience=100, check_finite=True)
+    watcher = Open()
+    fit({"val_loss": losses}, stopping, watcher)
+    assert [math.isnan(each["gap/val_loss"]) for each in watcher.published] == [True]
