@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from lightning_diagnostics import statistics
 from lightning_diagnostics.diagnostics.generalization_gap.baseline import Constant
+from lightning_diagnostics.diagnostics.generalization_gap.caption import caption
 from lightning_diagnostics.diagnostics.generalization_gap.course import Around, Course, Settings
-from lightning_diagnostics.diagnostics.generalization_gap.measure import Onset, Value
+from lightning_diagnostics.diagnostics.generalization_gap.measure import Onset, Samples, Value
 from lightning_diagnostics.diagnostics.generalization_gap.rules import Limits, overconfident, overfitting
 from lightning_diagnostics.diagnostics.generalization_gap.scoring import Score
 from lightning_diagnostics.diagnostics.generalization_gap.tally import Series
@@ -128,3 +130,40 @@ def test_a_resumed_course_asks_the_same() -> None:
         assert questions == asked(whole, step)
         onsets += any(isinstance(measured, Onset) and measured.large for _, _, measured, _ in questions)
     assert onsets > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "samples", "correct"),
+    [
+        (0.75, 80, 60),
+        (60.0009 / 80, 80, None),  # more than float32 leaves open
+        (60.00007 / 80, 80, 60),
+        (0.5 + 0.02 / 10**6, 10**6, None),  # a hundredth of a sample at most, however many there are
+        (0.5 + 0.009 / 10**6, 10**6, 500_000),
+        (1.25, 80, None),
+        (math.nan, 80, None),
+        (0.5, 0, None),
+    ],
+)
+def test_a_share_of_samples_is_a_whole_number_of_them(value: float, samples: int, correct: int | None) -> None:
+    assert Value(value, samples).correct == correct
+
+
+def test_how_many_samples_would_do_is_told_from_those_of_the_metric_itself() -> None:
+    course = _course()
+    for step, losses in enumerate([(1.0, 1.0), (0.99, 0.99)]):
+        scores = [
+            Score(f"val_loss/dataloader_idx_{loader}", loader, _value(loss, 12 * (1 + loader)), _value(0.5))
+            for loader, loss in enumerate(losses)
+        ]
+        gaps = course.add(scores, Around(step, {}, Constant(), augments=False, differ=False))
+    text = caption(gaps, course.widths, course.samples, Samples(training=1, validation=1)).text
+    needed: list[int] = []
+    for gap, count in zip(gaps, (120, 240), strict=True):
+        width, change = course.widths[gap.layer], gap.validation_change
+        assert course.samples[gap.layer] == count
+        assert width is not None
+        assert change is not None
+        needed.append(statistics.samples_for_half_width(count, width, abs(change)))
+    assert all(f"| {each:,} |" in str(text) for each in needed)
+    assert needed[0] != needed[1]
