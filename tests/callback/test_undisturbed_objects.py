@@ -29,8 +29,14 @@ class Meter(dict):
     def clear(self, key: str) -> None:  # type: ignore[override]
         del self[key]
 
-    def items(self) -> Any:
-        return ["no", "items"]
+    def keys(self) -> Any:
+        return ["no key"]
+
+    def __iter__(self) -> Any:
+        return iter(self.keys())
+
+    def __missing__(self, key: str) -> float:
+        return 0.0
 
     def __setitem__(self, key: str, value: float) -> None:
         super().__setitem__(key, 2 * value)
@@ -55,6 +61,9 @@ class History(list):
 
     def __getitem__(self, index: Any) -> Any:
         return f"entry {index}"
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TypeError("it only grows")
 
 
 class Names(set):
@@ -139,6 +148,7 @@ class Odd(Student):
         self.web_hooks_sent = 0
         self.counts = [torch.zeros(()) for _ in range(100)]
         self.arrays = [np.zeros(2) for _ in range(100)]
+        self.layers = [nn.BatchNorm1d(400) for _ in range(100)]
         self.counter = counter()
         self.partial = functools.partial(noise, draws=draws())
         self.partial_of_a_module = functools.partial(nn.BatchNorm1d(4))
@@ -156,7 +166,7 @@ def look(m: Any) -> Any:
     function = [m.counter.__closure__[0].cell_contents, vars(m.counter).copy(), plain(m.closure())]
     partial = [plain(m.partial.keywords), plain(m.partial_of_a_module.func.running_mean)]
     methods = [list(m.method_of_an_object.__self__), list.copy(m.holder), plain(m.draw.__self__), plain(m.gathers())]
-    numbers = [m.web_hooks_sent, float(m.counts[3]), float(m.arrays[3][0])]
+    numbers = [m.web_hooks_sent, float(m.counts[3]), float(m.arrays[3][0]), int(m.layers[3].num_batches_tracked)]
     own = [m.history.total, list(m.history.notes), vars(m.meter).copy()]
     return known, bytes(m.raw), stats, m.more_stats.more, function, partial, methods, numbers, own
 
@@ -182,6 +192,7 @@ LEAVES: dict[str, Callable[[Any, Tensor], Any]] = {
     "hooks-in-the-name": lambda m, x: setattr(m, "web_hooks_sent", 1),
     "tensor-in-a-long-list": lambda m, x: m.counts[3].add_(1),
     "array-in-a-long-list": lambda m, x: m.arrays[3].fill(1),
+    "small-buffer-in-a-long-list": lambda m, x: m.layers[3].num_batches_tracked.add_(1),
     "closure": lambda m, x: m.counter(),
     "generator-in-a-closure": lambda m, x: m.closure().random(),
     "function": lambda m, x: setattr(m.counter, "calls", 1),
