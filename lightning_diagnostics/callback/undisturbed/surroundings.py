@@ -4,6 +4,7 @@ import io
 import random
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -28,6 +29,7 @@ from lightning_diagnostics.callback.undisturbed.things import (
     Restore,
     all_of,
     is_of_a_program,
+    is_program,
     is_users,
     nothing,
     parts,
@@ -172,8 +174,11 @@ def _is_plain(name: str, value: Any) -> bool:
 
 
 def _is_at_work(thread: threading.Thread) -> bool:
-    """Whether another thread runs a function of the user's."""
+    """Whether another thread runs a function of the user's, or will when its time has come."""
     if thread is threading.current_thread() or thread is threading.main_thread():
         return False
-    target = getattr(thread, "_target", None)
-    return is_of_a_program(type(thread)) or (target is not None and is_of_a_program(target))
+    asked = (type(thread), getattr(thread, "_target", None), getattr(thread, "function", None))  # that of a timer
+    if any(map(is_of_a_program, asked)):
+        return True
+    frame = sys._current_frames().get(thread.ident or 0)
+    return any(is_program(each.f_globals.get("__name__", "")) for each, _ in traceback.walk_stack(frame))  # of a pool

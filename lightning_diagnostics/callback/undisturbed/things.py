@@ -173,7 +173,11 @@ def is_database(value: Any) -> bool:
 
 def is_of_a_program(kind: Any) -> bool:
     """Whether a class or a function stands in a Python module that is no library's."""
-    name = getattr(kind, "__module__", None) or ""
+    return is_program(getattr(kind, "__module__", None) or "")
+
+
+def is_program(name: str) -> bool:
+    """Whether a Python module is no library's."""
     home = sys.modules.get(name)
     if home is None or name.partition(".")[0] in LIBRARIES:
         return False
