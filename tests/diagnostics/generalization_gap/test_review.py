@@ -6,6 +6,8 @@ import os
 import queue
 import signal
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,25 +45,44 @@ class Tells(Small):
         ASKED.join()
 
 
-def test_what_a_thread_of_the_users_writes_down_meanwhile_is_kept(tmp_path: Path) -> None:
-    written: list[int] = []
-
-    def work() -> None:
-        while (number := ASKED.get()) >= 0:
-            NOTES.append(number)
-            written.append(number)
-            ASKED.task_done()
+def _work(written: list[int]) -> None:
+    while (number := ASKED.get()) >= 0:
+        NOTES.append(number)
+        written.append(number)
         ASKED.task_done()
+    ASKED.task_done()
 
-    NOTES.clear()
-    thread = threading.Thread(target=work, daemon=True)
+
+def _thread(written: list[int]) -> Callable[[], Any]:
+    thread = threading.Thread(target=_work, args=(written,), daemon=True)
     thread.start()
+    return thread.join
+
+
+def _timer(written: list[int]) -> Callable[[], Any]:
+    timer = threading.Timer(0.0, _work, (written,))
+    timer.start()
+    return timer.join
+
+
+def _pool(written: list[int]) -> Callable[[], Any]:
+    pool = ThreadPoolExecutor(1)
+    pool.submit(_work, written)
+    return pool.shutdown
+
+
+@pytest.mark.parametrize("begin", [_thread, _timer, _pool])
+def test_what_a_thread_of_the_users_writes_down_meanwhile_is_kept(
+    begin: Callable[[list[int]], Callable[[], Any]], tmp_path: Path
+) -> None:
+    written: list[int] = []
+    NOTES.clear()
+    join = begin(written)
     try:
-        monitor = GeneralizationGapMonitor(strict=True)
-        record, _ = models.run(Tells, tmp_path, monitor)
+        record, _ = models.run(Tells, tmp_path, GeneralizationGapMonitor(strict=True))
     finally:
         ASKED.put(-1)
-        thread.join()
+        join()
     assert "gap/val_loss" in record.published
     assert len(written) > 2 + 3 * 2, "the thread has worked for passes, too"
     assert written == NOTES
@@ -72,7 +93,7 @@ class Signals(models.Computes):
 
     def states(self) -> list[Any]:
         """Those of its metrics."""
-        return [self.accuracy.update_count, self.accuracy.tp.tolist(), float(self.mean.mean_value)]
+        return [self.accuracy.update_count, float(self.accuracy.compute()), float(self.mean.mean_value)]
 
     @override
     def score(self, logits: Tensor, batch: Batch, batch_idx: int) -> None:
