@@ -35,6 +35,7 @@ autodoc_typehints_format = "short"
 napoleon_use_ivar = True
 
 HERE = Path(__file__).parent
+_LINES = ("leak.md", "death.md", "mode.md", "untrained.md", "onset.md")
 
 
 def setup(app: Any) -> None:
@@ -46,7 +47,7 @@ def generate(folder: Path) -> None:
     (folder / "catalogue.md").write_text(catalogue_page(), encoding="utf-8")
     (folder / "presets.md").write_text(presets_table(), encoding="utf-8")
     (folder / "versions.md").write_text(versions_table(), encoding="utf-8")
-    for name, line in zip(("leak.md", "death.md", "mode.md", "untrained.md"), finding_lines(), strict=True):
+    for name, line in zip(_LINES, finding_lines(), strict=True):
         (folder / name).write_text(line, encoding="utf-8")
 
 

@@ -28,7 +28,7 @@ BIN = Path(sys.executable).parent
 COMMAND = str(BIN / "lightning-diagnostics")
 SHELL_HERE = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}  # an environment need not be activated
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-PAGES = ["README.md", "docs/index.md", "docs/how-to.md"]
+PAGES = ["README.md", "docs/index.md", "docs/how-to.md", "docs/generalization-gap.md"]
 LINES_OF = ["README.md", "docs/index.md", "docs/switch-on.md", "docs/command-line.md"]
 
 

@@ -47,6 +47,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     terminals = {"healthy": healthy, "leaking": leaking, "dying": dying, "accuracies": terminal}
     for name in ("normed", "forgetting", "forgotten"):
         terminals[name] = run("digits.py", name, "--epochs=1", f"--logdir={folder}")
+    terminals["overfitting"] = run("digits.py", "overfitting", "--epochs=8", f"--logdir={folder}")
     return folder, terminals
 
 
@@ -74,8 +75,12 @@ def test_digits_finds_its_layer_that_no_optimizer_has(digits: tuple[Path, dict[s
     assert found(digits[0] / "forgotten") == {("GRD103", "features", "WARNING")}
 
 
+def test_digits_finds_its_overfitting(digits: tuple[Path, dict[str, str]]) -> None:
+    assert found(digits[0] / "overfitting") == {("GAP101", "val_loss", "WARNING")}
+
+
 def test_digits_prints_the_lines_that_the_readme_shows(digits: tuple[Path, dict[str, str]]) -> None:
-    leak, death, mode, untrained = shown("output")
+    leak, death, mode, untrained, onset = shown("output")
     wrong, fix = re.split(r"(?= Fix: )", leak)  # between them stands the share of memory, where it is worth a word
     assert [line for line in digits[1]["leaking"].splitlines() if line.startswith(wrong) and line.endswith(fix)]
     numbers = re.compile(r"\d+(?=[ %)])")  # of this run: another processor rounds otherwise
@@ -83,6 +88,9 @@ def test_digits_prints_the_lines_that_the_readme_shows(digits: tuple[Path, dict[
     assert numbers.sub("#", death) in lines
     assert mode in digits[1]["forgetting"].splitlines()
     assert untrained in digits[1]["forgotten"].splitlines()
+    numbers = re.compile(r"\d+\.\d+")
+    lines = [numbers.sub("#", line) for line in digits[1]["overfitting"].splitlines()]
+    assert numbers.sub("#", onset) in lines
 
 
 def test_digits_mended_has_no_findings(digits: tuple[Path, dict[str, str]]) -> None:
