@@ -251,6 +251,9 @@ class Course:
             if score.training is not None and not score.loader and kind is not None and number is not None:
                 found.append(measure.Baseline(score.name, -1, 0, around.step, kind, score.training.value, number))
         stands = [standing(each, self._limits) for each in found]
+        agreed = any(stand == "equal" and each.kind != "share" for each, stand in zip(found, stands, strict=True))
+        found = [replace(each, agreed=agreed) for each in found]
+        stands = [standing(each, self._limits) for each in found]
         for one, stand in zip(found, stands, strict=True):
             if stand == "another kind" and one.kind != "share":
                 self._of_another_kind.add(one.metric)

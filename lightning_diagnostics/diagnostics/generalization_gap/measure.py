@@ -313,6 +313,7 @@ class Baseline:
             ``"squared error"`` (the variance of the targets).
         value: The metric over training data.
         constant: What the best constant predictor comes to.
+        agreed: Whether a loss of the same training data is that of a constant predictor.
     """
 
     metric: str
@@ -322,6 +323,7 @@ class Baseline:
     kind: Literal["share", "cross entropy", "squared error"]
     value: float
     constant: float
+    agreed: bool = False
 
 
 @dataclass(frozen=True)

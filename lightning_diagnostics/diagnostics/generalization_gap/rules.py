@@ -154,7 +154,8 @@ class Limits:
     under_frequent: float = limit(
         0.9,
         key="underfitting.frequent",
-        meaning="share of the most frequent class above which an accuracy is not asked",
+        meaning="share of the most frequent class above which an accuracy is asked only where the loss is that of a "
+        "constant predictor, too",
         source="arithmetic: with rare classes a network that ranks well may still name none of them",
         high=1.0,
     )
@@ -502,7 +503,7 @@ RULES = (
 
 def standing(measured: "Baseline", limits: Limits) -> Literal["better", "equal", "another kind"]:
     """How a training metric stands to that of a constant predictor; one that is far worse measures something else."""
-    if measured.kind == "share" and measured.constant > limits.under_frequent:
+    if measured.kind == "share" and measured.constant > limits.under_frequent and not measured.agreed:
         return "another kind"
     if measured.kind == "share":
         gain, room = measured.value - measured.constant, 1 - measured.constant

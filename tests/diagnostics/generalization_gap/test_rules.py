@@ -343,3 +343,14 @@ def test_shares_are_said_in_per_cent() -> None:
     verdict = underfitting.check(replace(EQUAL, kind="share", value=0.5, constant=0.5), LIMITS)
     assert isinstance(verdict, Diagnosis)
     assert verdict.message.endswith("50.0% where always naming the most frequent class gives 50.0%.")
+
+
+@pytest.mark.parametrize(
+    ("constant", "agreed", "found"),
+    [(0.875, False, True), (0.9375, False, False), (0.9375, True, True)],
+    ids=["at the limit", "a rare class", "a rare class, and the loss says so, too"],
+)
+def test_an_accuracy_of_rare_classes_is_asked_only_beside_a_loss(constant: float, agreed: bool, found: bool) -> None:
+
+    measured = Baseline("val_acc", 10, 100, 10_000, "share", constant, constant, agreed=agreed)
+    assert (underfitting.check(measured, LIMITS) is not None) == found
