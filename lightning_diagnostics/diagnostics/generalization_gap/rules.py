@@ -336,7 +336,8 @@ def underfitting(measured: "Baseline", limits: Limits) -> Verdict:
     At ten validations in a row, after a hundred steps, the metric of training data, in evaluation mode, was what a
     constant predictor comes to: the share of the most frequent class, the entropy of the frequencies of the classes
     (for a cross entropy), or the variance of the targets (for a squared error). The targets were counted in the very
-    samples that were scored. If there are several such metrics, none of them was better.
+    samples that were scored. If there are several such metrics, none of them was better. Where one class has more than
+    nine tenths of the samples, the accuracy counts only if the loss says the same.
 
     ## Why it matters
     Nothing was learned from the input. The usual curves hide it: a loss falls for an epoch, to the frequencies of the

@@ -351,6 +351,5 @@ def test_shares_are_said_in_per_cent() -> None:
     ids=["at the limit", "a rare class", "a rare class, and the loss says so, too"],
 )
 def test_an_accuracy_of_rare_classes_is_asked_only_beside_a_loss(constant: float, agreed: bool, found: bool) -> None:
-
     measured = Baseline("val_acc", 10, 100, 10_000, "share", constant, constant, agreed=agreed)
     assert (underfitting.check(measured, LIMITS) is not None) == found
