@@ -14,7 +14,7 @@ from lightning_diagnostics.callback.arguments import one_of
 from lightning_diagnostics.callback.budget import Budget
 from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
 from lightning_diagnostics.diagnostics.generalization_gap import measure, metrics
-from lightning_diagnostics.diagnostics.generalization_gap.baseline import Constant, constant
+from lightning_diagnostics.diagnostics.generalization_gap.baseline import constant
 from lightning_diagnostics.diagnostics.generalization_gap.caption import caption
 from lightning_diagnostics.diagnostics.generalization_gap.classes import ClassTally, picture
 from lightning_diagnostics.diagnostics.generalization_gap.classes import scores as scores_of_classes
@@ -277,13 +277,14 @@ class GeneralizationGapMonitor(DiagnosticCallback):
         """Draw, publish and judge one validation."""
         step = insides.log_step(trainer)
         passed = [each.passed for each in known if each.passed is not None]
-        best = constant([each.targets for each in passed]) if len(passed) == len(known) else Constant()
+        whole = passed if len(passed) == len(known) else []  # of all processes, or it says nothing
+        best = constant([each.targets for each in whole])
         around = Around(step, insides.monitored(trainer), best, self._side.augments, self._side.differ)
         gaps = self._course.add(scores, around)
         self._say_blind(trainer, scores, known)
         values = _published(gaps)
         rested = all(each.passed is None and each.reason is None for each in known)
-        twins = {name for each in passed for name in (*each.evaluation.series, *each.evaluation.objects)}
+        twins = {name for each in whole for name in (*each.evaluation.series, *each.evaluation.objects)}
         self._published |= set(values) | {f"{of}{name}" for name in twins for of in ("gap/", "gap/training/")}
         gone = set() if rested else self._published - set(values)  # lest those who watch them take the last for these
         insides.publish(trainer, {**values, **dict.fromkeys(gone, math.nan)})
