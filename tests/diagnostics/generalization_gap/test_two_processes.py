@@ -36,8 +36,9 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _no_child_left() -> Iterator[None]:
+    before = set(torch.multiprocessing.active_children())  # a loader of another test may keep its workers for a while
     yield
-    assert torch.multiprocessing.active_children() == []
+    assert set(torch.multiprocessing.active_children()) <= before
 
 
 class Diary(models.Record):
