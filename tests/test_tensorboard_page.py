@@ -180,11 +180,11 @@ def test_no_word_of_the_findings_table_is_broken(
         assert page.evaluate(broken) == []
 
 
-def test_a_healthy_run_has_no_table(death: Path, page: "Page") -> None:
+def test_a_healthy_run_has_no_table_of_findings(death: Path, page: "Page") -> None:
     with serving(death / "healthy") as address:
         page.open(f"{address}/#text")
-        page.wait_for("shown('h3').map(e => e.innerText).find(text => text.includes('No text data was found'))")
-        assert page.evaluate("shown('table').length") == 0
+        tables = page.wait_for("(t => t.length && t)(shown('table').map(e => e.innerText))")
+        assert all("95 % of the gap" in table for table in tables)
 
 
 def test_our_curves_lie_beside_the_users(leak: Path, page: "Page") -> None:
@@ -206,7 +206,7 @@ def test_the_curves_of_layers_have_lines(death: Path, page: "Page") -> None:
         f"activations/{what}/{layer}" for what in ("dead_share", "zero_share") for layer in ("features.1", "head/relu")
     ]
     with serving(death) as address:
-        page.open(f"{address}/#scalars&tagFilter=dead_share/%7Czero_share%7Cval_acc")
+        page.open(f"{address}/#scalars&tagFilter=dead_share/%7Czero_share%7C%5Eval_acc%24")
         page.grow(1400)
         for tag in [*tags, "val_acc"]:
             card = f"shown('tf-scalar-card').find(card => card.tag == '{tag}')"
@@ -351,7 +351,7 @@ def test_the_charts_of_gradients_are_arranged_and_have_lines(clipped: Path, page
         categories = page.evaluate("shown('tf-category-paginated-view').map(e => e.category && e.category.name)")
         above = "shown('tf-custom-scalar-margin-chart-card')[0]"
         page.draw("gradient_charts.png", f"{ours}[{len(charts) - 1}]", below=above)
-    assert categories == ["activations", "gradient norm", "gradients"]
+    assert categories[:3] == ["activations", "gradient norm", "gradients"]
 
 
 def test_gradients_and_weights_have_histograms(clipped: Path, page: "Page") -> None:
