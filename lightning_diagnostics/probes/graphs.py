@@ -51,8 +51,8 @@ class GraphMark:
     Attributes:
         tick: Training batch it was made in, counted in this process.
         step: The same on the axis of Lightning's ``self.log``.
-        backward: Tick of the last backward pass that went through the graph; None until there was one, for which the
-            graph is being kept.
+        backward: Tick of the first backward pass that went through the graph; None until there was one, for which the
+            graph is being kept. Those of later steps, as through a state that is never cut, do not make it younger.
         stands_for: How many steps the mark stands for in the list of those alive, once that was thinned out.
         custom: Names of the custom ``torch.autograd.Function`` nodes that were met.
     """
@@ -64,7 +64,7 @@ class GraphMark:
     custom: tuple[str, ...] = ()
 
     def outlived(self, before: int) -> bool:
-        """Whether the last backward pass through the graph was before tick ``before``."""
+        """Whether the first backward pass through the graph was before tick ``before``."""
         return self.backward is not None and self.backward < before
 
 
@@ -108,7 +108,7 @@ class GraphMarks:
 
         def went_through(grads: object) -> None:
             mark = known()  # held by the nodes alone: a hook that held it would keep the step alive by itself
-            if mark is not None and self._current is not None:
+            if mark is not None and mark.backward is None and self._current is not None:
                 mark.backward = self._current.tick
 
         root.register_prehook(went_through)
@@ -142,7 +142,7 @@ class GraphMarks:
             self._entries.append((mark.tick, weakref.ref(mark)))
 
     def alive(self, *, before: int) -> list[GraphMark]:
-        """The marks of the steps whose graph lives although its last backward pass was before tick ``before``.
+        """The marks of the steps whose graph lives although its first backward pass was before tick ``before``.
 
         The oldest comes first.
 

@@ -30,6 +30,15 @@ def test_an_output_is_told_from_its_backward_pass_on_until_its_graph_dies(comput
     assert alive(marks) == []
 
 
+def test_a_backward_pass_of_a_later_step_does_not_make_a_graph_younger() -> None:
+    marks = GraphMarks()
+    output = _output(marks, 0, torch.ones(3, requires_grad=True).exp())
+    output.sum().backward(retain_graph=True)
+    marks.begin(5, 5)
+    output.sum().backward()
+    assert [mark.tick for mark in marks.alive(before=2)] == [0]
+
+
 def test_a_backward_pass_beside_an_output_is_none_of_its_own() -> None:
     marks = GraphMarks()
     hidden = nn.Linear(3, 3)(torch.ones(3))

@@ -253,8 +253,17 @@ class Recurrent(Classifier):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
         features, self.hidden = self.rnn(batch[0][:, None], self.hidden)
-        loss = functional.cross_entropy(self.net(features[:, 0]), batch[1])
+        self.back(functional.cross_entropy(self.net(features[:, 0]), batch[1]))
+
+    def back(self, loss: Tensor) -> None:
         self.manual_backward(loss, retain_graph=True)
+
+
+class RawRecurrent(Recurrent):
+    """The same; each backward pass goes through the graphs of all earlier steps, and Lightning announces none."""
+
+    def back(self, loss: Tensor) -> None:
+        loss.backward(retain_graph=True)
 
 
 class Manual(Losses):
@@ -412,6 +421,9 @@ SICK = {
     "undetached state": Sick(Recurrent, "MEM101", "model.hidden", "Tensor", "self.hidden = self.hidden.detach()"),
     "manual optimisation": Sick(Manual, "MEM101", "model.losses", "list", "self.losses.append(loss.detach())"),
     "raw backward": Sick(RawBackward, "MEM101", "model.losses", "list", "self.losses.append(loss.detach())"),
+    "raw undetached state": Sick(
+        RawRecurrent, "MEM101", "model.hidden", "Tensor", "self.hidden = self.hidden.detach()"
+    ),
     "gradients with graph": Sick(GradientsWithGraph, "MEM101", "model.net", "Sequential", "optimizer.zero_grad()"),
     "tensor hook": Sick(TensorHook, "MEM101", None, "", "a tensor hook"),
     "callback": Sick(
