@@ -110,8 +110,8 @@ def _touch_the_insides(package: Path) -> set[str]:
     return {name for name, text in sources.items() if _INSIDES.search(text)}
 
 
-def test_one_file_alone_touches_the_trainers_insides() -> None:
-    assert _touch_the_insides(PACKAGE) == {"callback/trainer.py"}
+def test_one_place_alone_touches_the_trainers_insides() -> None:
+    assert {name.rpartition("/")[0] for name in _touch_the_insides(PACKAGE)} == {"callback/trainer"}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_one_file_alone_touches_the_trainers_insides() -> None:
 def test_another_file_that_does_is_caught(house: Path, line: str) -> None:
     path = house / "lightning_diagnostics" / "callback" / "looks.py"
     path.write_text(f"{path.read_text()}\n{line}\n")
-    assert _touch_the_insides(house / "lightning_diagnostics") == {"callback/trainer.py", "callback/looks.py"}
+    assert "callback/looks.py" in _touch_the_insides(house / "lightning_diagnostics")
 
 
 # What stands where.
