@@ -21,13 +21,24 @@ from lightning_diagnostics.statistics.overfitting import (
     successive_rises,
     training_progress,
 )
+from lightning_diagnostics.statistics.schedules import (
+    CooldownShape,
+    WarmupShape,
+    cooldown_factor,
+    untuned_warmup_steps,
+    warmup_cooldown_factor,
+    warmup_factor,
+)
 from lightning_diagnostics.statistics.silence import false_silence, samples_needed, silence_bound
 
 __all__ = [
+    "CooldownShape",
     "ExponentialMoments",
     "Moments",
+    "WarmupShape",
     "accuracy_difference_interval",
     "accuracy_interval",
+    "cooldown_factor",
     "false_silence",
     "generalization_loss",
     "gradient_noise",
@@ -47,4 +58,7 @@ __all__ = [
     "successive_rises",
     "t_quantile",
     "training_progress",
+    "untuned_warmup_steps",
+    "warmup_cooldown_factor",
+    "warmup_factor",
 ]
