@@ -64,7 +64,7 @@ def test_a_callback_can_be_pickled_and_copied_before_during_and_after_a_run(
         assert held(twin) == []
 
 
-# The test of the test.
+# The tests of the test.
 
 
 def test_a_copy_that_carries_a_hook_is_caught() -> None:
@@ -75,3 +75,9 @@ def test_a_copy_that_carries_a_hook_is_caught() -> None:
     module = _during(Student, lambda module: copy.deepcopy(module.net))
     fit(trainer(Hooks()), module)
     assert alive(module.made[0]) == {"the module._forward_hooks"}
+
+
+def test_a_callback_whose_copy_carries_the_network_is_caught() -> None:
+    culprit = Callback()  # Lightning gives every callback that does not refuse them the network's `log` and `log_dict`
+    fit(trainer(culprit), Student())
+    assert "Student" in held(copy.deepcopy(culprit))

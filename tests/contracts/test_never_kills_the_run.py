@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tests.contracts.cells import Cell, run
 from tests.contracts.planting import RANK_SITES, SITES, TEMPLATES, PlantedError, own_hooks, planted, site_name
 from tests.helpers import KINDS, LOGGER, Member, accusations, alive, every_kind, fit, heard, trainer
-from tests.patients import BATCHES, Student, loader, of_room
+from tests.patients import BATCHES, PATIENTS, Student, loader, of_room
 
 MEASURES_WITH_ALL = {"generalization_gap"}
 """Rooms whose numbers are of all ranks together: if one is switched off, they have none, and say so."""
@@ -196,6 +196,22 @@ def test_the_same_fault_in_a_plain_callback_kills_the_run() -> None:
     with pytest.raises(PlantedError):
         fit(run, Student())
     assert run.global_step == 1
+
+
+def test_the_same_fault_on_one_rank_in_a_plain_callback_kills_the_run_of_both() -> None:
+    faulty = planted(Callback, "on_train_batch_end", when=lambda: torch.distributed.get_rank() == 1)
+    with pytest.raises(Exception, match="planted in on_train_batch_end"):
+        run(Cell(processes=2), PATIENTS[0], faulty())
+
+
+def test_a_handler_that_raises_ends_what_speaks_to_it_unguarded() -> None:
+    refuses = _Refuses()
+    LOGGER.addHandler(refuses)
+    try:
+        with pytest.raises(PlantedError, match="ill"):
+            LOGGER.error("ill")
+    finally:
+        LOGGER.removeHandler(refuses)
 
 
 def test_a_logger_on_a_full_disk_fails(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from lightning_diagnostics import Finding
 from lightning_diagnostics.tensorboard import FINDINGS_TAG, Quantity, quantities
 from tests.contracts.cells import Cell
-from tests.helpers import Member, every_kind, every_member, every_member_slowly, fit, trainer
+from tests.helpers import KINDS, Member, every_kind, every_member, every_member_slowly, fit, trainer
 from tests.patients import PATIENTS, Patient, Student, of_room
 
 USERS = {"train_loss", "train_loss_step", "train_loss_epoch", "val_loss", "epoch", "hp_metric"}
@@ -64,6 +65,22 @@ def _off_the_axis(events: EventAccumulator) -> set[str]:
     return {tag for tag in set(events.Tags()["scalars"]) - USERS if not set(_steps(events, tag)) <= axis}
 
 
+def _out_of_order(events: EventAccumulator) -> set[str]:
+    """The tags whose steps go back, or stand still."""
+    ours = {tag: _steps(events, tag) for tag in set(events.Tags()["scalars"]) - USERS}
+    return {tag for tag, steps in ours.items() if steps != sorted(set(steps))}
+
+
+def _never_drawn(member: Member, tags: set[str]) -> set[str]:
+    return {tag for tag in _declared(member) if not any(re.fullmatch(_pattern(tag), drawn) for drawn in tags)}
+
+
+def _missing(events: EventAccumulator, findings: list[Finding]) -> list[str]:
+    """The codes of the findings that are not in the table as it stands at the end."""
+    last = events.Tensors(f"{FINDINGS_TAG}/text_summary")[-1].tensor_proto.string_val[0].decode()
+    return [finding.code for finding in findings if finding.code not in last]
+
+
 def _all_tags(events: EventAccumulator) -> set[str]:
     tags = {tag for kind in ("scalars", "tensors", "histograms", "images") for tag in events.Tags()[kind]}
     return {tag.removesuffix("/text_summary") for tag in tags}  # which TensorBoard's writers put after that of a text
@@ -108,10 +125,7 @@ def test_every_scalar_is_declared_and_on_the_users_axis(
 @every_way
 @every_member
 def test_no_step_goes_back_and_none_is_drawn_twice(member: Member, settings: dict[str, Any], tmp_path: Path) -> None:
-    events = _drawn(tmp_path, Student(), member(), **settings)
-    for tag in set(events.Tags()["scalars"]) - USERS:
-        steps = _steps(events, tag)
-        assert steps == sorted(set(steps))
+    assert _out_of_order(_drawn(tmp_path, Student(), member(), **settings)) == set()
 
 
 @every_member
@@ -126,8 +140,7 @@ def test_every_declared_number_is_drawn_for_some_patient(member: Member, tmp_pat
     # What only the most thorough way draws.
     most = member(**(member.kind.presets["thorough"] or {}))
     tags |= _all_tags(_drawn(tmp_path / "images", Convolutional(), most, **images))
-    never = {tag for tag in _declared(member) if not any(re.fullmatch(_pattern(tag), drawn) for drawn in tags)}
-    assert never == set()
+    assert _never_drawn(member, tags) == set()
 
 
 FAMILIES = {"generalization_gap": "gap"}
@@ -147,9 +160,8 @@ def test_every_declared_number_says_what_it_is(member: Member) -> None:
 def test_the_findings_stand_in_the_text_tab(member: Member, tmp_path: Path) -> None:
     patient, diagnostic = of_room(member.room)[0], member()
     events = _drawn(tmp_path, patient, diagnostic)
-    last = events.Tensors(f"{FINDINGS_TAG}/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert diagnostic.findings
-    assert [finding.code in last for finding in diagnostic.findings] == [True] * len(diagnostic.findings)
+    assert _missing(events, diagnostic.findings) == []
 
 
 # The tests of the test.
@@ -176,6 +188,24 @@ def test_a_number_that_nobody_declared_is_caught(member: Member, tmp_path: Path)
 def test_a_number_off_the_axis_is_caught(member: Member, tmp_path: Path) -> None:
     events = _drawn(tmp_path, Student(), member(), _Draws("late", 10_000))
     assert _off_the_axis(events) == {"late"}
+
+
+@pytest.mark.parametrize("step", [1, 3], ids=["back", "twice"])
+def test_a_number_drawn_out_of_order_is_caught(step: int, tmp_path: Path) -> None:
+    assert _out_of_order(_drawn(tmp_path, Student(), _Draws("mine", 3), _Draws("mine", step))) == {"mine"}
+
+
+@every_kind
+def test_a_number_that_is_never_drawn_is_caught(member: Member) -> None:
+    first, *others = _declared(member)
+    assert _never_drawn(member, set(others)) == {first}
+
+
+def test_a_finding_that_the_text_tab_lacks_is_caught(tmp_path: Path) -> None:
+    diagnostic = KINDS[0]()
+    events = _drawn(tmp_path, of_room(KINDS[0].room)[0], diagnostic)
+    unseen = replace(diagnostic.findings[0], code="XYZ999")
+    assert _missing(events, [*diagnostic.findings, unseen]) == ["XYZ999"]
 
 
 def test_a_tag_that_loggers_refuse_is_caught() -> None:

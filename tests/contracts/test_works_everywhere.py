@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.tuner import Tuner
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.contracts.cells import Cell, outcomes
+from tests.contracts.cells import Cell, outcomes, run
 from tests.contracts.situations import Situation, situations
 from tests.helpers import (
     MEMBERS,
@@ -23,7 +23,7 @@ from tests.helpers import (
     heard,
     trainer,
 )
-from tests.patients import LossList, Student, kill_units, loader
+from tests.patients import PATIENTS, LossList, Student, kill_units, loader
 
 ADVICE = [
     pytest.mark.filterwarnings(f"ignore:{advice}")
@@ -169,15 +169,18 @@ def test_all_together_find_what_each_finds_alone(member: Member) -> None:
 # Which steps are looked at: of step, epoch and cadence only.
 
 
-@pytest.mark.parametrize("cell", [Cell(processes=2), Cell(precision="bf16-mixed")], ids=str)
-@every_member
-def test_the_same_steps_are_looked_at_whatever_the_mode(member: Member, cell: Cell) -> None:
-    index = MEMBERS.index(member)
-    plain, other = (outcomes(each, 0, index, sick=True)[0].drawn for each in (Cell(), cell))
+def _same_looks(plain: list[tuple[int, str]], other: list[tuple[int, str]]) -> None:
     common = {tag for _, tag in plain} & {tag for _, tag in other}  # some numbers are known in some modes only
     assert common
     assert {step for step, _ in plain} == {step for step, _ in other}
     assert [each for each in other if each[1] in common] == [each for each in plain if each[1] in common]
+
+
+@pytest.mark.parametrize("cell", [Cell(processes=2), Cell(precision="bf16-mixed")], ids=str)
+@every_member
+def test_the_same_steps_are_looked_at_whatever_the_mode(member: Member, cell: Cell) -> None:
+    index = MEMBERS.index(member)
+    _same_looks(*(outcomes(each, 0, index, sick=True)[0].drawn for each in (Cell(), cell)))
 
 
 # A look does no collective.
@@ -224,6 +227,19 @@ class _MeetsInEveryStep(Callback):
 
 def test_a_collective_in_a_step_is_caught(tmp_path: Path) -> None:
     assert _collectives(tmp_path / "with", _MeetsInEveryStep()) != _collectives(tmp_path / "without")
+
+
+class _LooksByPrecision(Callback):
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.precision == "32-true" or batch_idx % 2:
+            trainer.logger.log_metrics({"mine": 1.0}, step=trainer.global_step)
+
+
+def test_looks_that_depend_on_the_mode_are_caught() -> None:
+    drawn = [run(cell, PATIENTS[0], _LooksByPrecision())[0].drawn for cell in (Cell(), Cell(precision="bf16-mixed"))]
+    assert min(map(len, drawn)) > 0
+    with pytest.raises(AssertionError):
+        _same_looks(*drawn)
 
 
 class _NeedsALength(Student):
