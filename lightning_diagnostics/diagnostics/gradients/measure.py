@@ -158,8 +158,8 @@ class LayerGradients:
     norm: float | None = quantity(
         tag="gradients/layer_norm/{layer}",
         unit="L2 norm",
-        how="norm of the gradients of the layer's own parameters at this step, before clipping, unscaled, after the "
-        "reduction over ranks",
+        how="norm of the gradients of the layer's own parameters at this step, unscaled, after the reduction over "
+        "ranks, before clipping (as the optimizer got them where that is not seen)",
         chart="gradient norm by layer",
     )
     zero_share: float | None = quantity(
@@ -185,8 +185,8 @@ class LayerGradients:
     gradients: Histogram | None = quantity(
         tag="gradients/histogram/{layer}",
         unit="gradient",
-        how="gradients of the layer's largest parameter, unscaled, before clipping: at most 4,096, evenly spread, in "
-        "64 buckets up to a power of two",
+        how="gradients of the layer's largest parameter, unscaled, before clipping (in manual optimisation as the "
+        "optimizer got them): at most 4,096, evenly spread, in 64 buckets up to a power of two",
     )
     weights: Histogram | None = quantity(
         tag="gradients/weights_histogram/{layer}",
