@@ -124,6 +124,48 @@ def test_histograms_of_double_precision(make: type[Regression], precision: str, 
     assert monitor.findings == []
 
 
+class HistogramByHand(Regression):
+    """Remembers the largest gradient of the first layer before its own clipping, and after it."""
+
+    def __init__(self, *, manual: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = not manual
+        self.largest: list[float] = []
+
+    def see(self) -> None:
+        self.largest.append(float(self.net[0].weight.grad.abs().max()))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        if self.automatic_optimization:
+            return self.loss(batch)
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        self.see()
+        self.clip_gradients(optimizer, gradient_clip_val=0.01)
+        self.see()
+        optimizer.step()
+        return None
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **settings: Any) -> None:
+        self.see()
+        self.clip_gradients(optimizer, *args, **settings)
+        self.see()
+
+
+@pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
+def test_histograms_are_before_clipping_and_in_manual_optimisation_after_it(manual: bool, tmp_path: Path) -> None:
+    module, logger = HistogramByHand(manual=manual), TensorBoardLogger(tmp_path)
+    settings: Any = {} if manual else {"gradient_clip_val": 0.01}
+    monitor = GradientNormMonitor(strict=True)
+    trainer(monitor, max_epochs=1, logger=logger, **settings).fit(module, loader(data(1)))
+    (event,) = drawn(logger).Histograms("gradients/histogram/net.0")
+    before, after = module.largest
+    assert after < before / 2
+    largest = max(event.histogram_value.max, -event.histogram_value.min)
+    assert largest == pytest.approx(after if manual else before, rel=1e-6)
+
+
 # Gradient scalers that nobody told of.
 
 HELD: dict[str, torch.amp.GradScaler] = {}
