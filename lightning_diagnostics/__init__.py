@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lightning_diagnostics.diagnostics.generalization_gap.callback import GeneralizationGapMonitor
     from lightning_diagnostics.diagnostics.gradients.callback import GradientNormMonitor
     from lightning_diagnostics.diagnostics.graph_leak.callback import GraphLeakDetector
+    from lightning_diagnostics.diagnostics.learning_rate.callback import WarmupCooldownScheduler
     from lightning_diagnostics.findings import Finding, Severity
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ _REGISTRY = {
     "GradientNormMonitor": "lightning_diagnostics.diagnostics.gradients.callback",
     "GraphLeakDetector": "lightning_diagnostics.diagnostics.graph_leak.callback",
     "Severity": "lightning_diagnostics.findings",
+    "WarmupCooldownScheduler": "lightning_diagnostics.diagnostics.learning_rate.callback",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "GradientNormMonitor",
     "GraphLeakDetector",
     "Severity",
+    "WarmupCooldownScheduler",
 ]
 
 

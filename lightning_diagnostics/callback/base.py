@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
@@ -77,6 +77,8 @@ class DiagnosticCallback(Callback):
     """Of the Trainer, that it takes part in: ``"fit"`` (validations too), ``"validate"``, ``"test"``, ``"predict"``."""
     goes_first: ClassVar[bool] = False
     """Whether its hooks come before those of all other callbacks during a run, wherever it is listed."""
+    only_watching: ClassVar[Mapping[str, Any]] = {}
+    """Arguments with which it acts on nothing, where it does by itself; the suite sets them."""
     state_outlives_run: ClassVar[bool] = False  # whether `room_state` is still right after `detach`
 
     def __init__(
@@ -227,6 +229,15 @@ class DiagnosticCallback(Callback):
         for measurement in measurements:
             values |= tensorboard.drawn(measurement)
         self._run.draw(values, step=step)
+
+    def draw_ahead(self, measurements: Mapping[int, Sequence[object]]) -> None:
+        """Draw what is planned at later steps, by step; to TensorBoard only, since other loggers do not go back."""
+        assert self._run is not None
+        for step, each in measurements.items():
+            values: dict[str, tensorboard.Drawable] = {}
+            for measurement in each:
+                values |= tensorboard.drawn(measurement)
+            self._run.draw_ahead(values, step=step)
 
     def lay_out(self, category: str, *measurements: object) -> None:
         """Arrange the curves of measurements on TensorBoard's custom-scalars page, in charts that have any."""

@@ -47,6 +47,11 @@ def draw(logger: Any, values: Mapping[str, Drawable], *, step: int) -> None:
     tensorboard.write_texts(experiment, _prefixed(logger, values), step=step)
 
 
+def draw_ahead(logger: Any, values: Mapping[str, Drawable], *, step: int) -> None:
+    """Draw what is planned for a later step, where steps may come in any order."""
+    tensorboard.write_values(plain_writer(logger), values, step=step)
+
+
 def write_findings(logger: Any, findings: Sequence[Finding], *, step: int) -> None:
     """Show all findings as they are now: a text in TensorBoard, a table in W&B, two artifacts in MLflow."""
     experiment: Any = getattr(logger, "experiment", None)

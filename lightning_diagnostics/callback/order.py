@@ -11,6 +11,19 @@ def callbacks_of(trainer: Trainer) -> list[Any]:
     return cast(Any, trainer).callbacks
 
 
+def callbacks_named(trainer: Trainer, name: str) -> list[Any]:
+    """Callbacks of one of Lightning's classes, or of one derived from it, in either of its packages."""
+    return [
+        each
+        for each in callbacks_of(trainer)
+        if any(kind.__name__ == name and _is_lightnings(kind) for kind in type(each).__mro__)
+    ]
+
+
+def _is_lightnings(kind: type) -> bool:
+    return kind.__module__.startswith(("lightning.pytorch.callbacks.", "pytorch_lightning.callbacks."))
+
+
 class Place:
     """Where one callback was listed, while it stands at the front instead. A copy of it knows of no list."""
 

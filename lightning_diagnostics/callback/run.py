@@ -137,6 +137,11 @@ class Run:
         for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
             self._outlet(f"logger {index}", lambda _, one=one: loggers.draw(one, values, step=step))
 
+    def draw_ahead(self, values: Mapping[str, tensorboard.Drawable], *, step: int) -> None:
+        """Send numbers of a later step to the loggers of TensorBoard, which takes steps in any order."""
+        for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
+            self._outlet(f"logger {index}", lambda _, one=one: loggers.draw_ahead(one, values, step=step))
+
     def lay_out(
         self, category: str, charts: Mapping[str, tensorboard.Chart], *, filled: Mapping[str, tensorboard.Chart]
     ) -> None:

@@ -122,7 +122,7 @@ class Diagnostics(Callback):
         options = kind.presets.get(self.preset, {})
         if not wanted and (options is None or not any(map(self._selection.selects, (*kind.rules, kind.blind_rule)))):
             return None
-        return {**(options or {}), **(wanted if isinstance(wanted, Mapping) else {})}
+        return {**kind.only_watching, **(options or {}), **(wanted if isinstance(wanted, Mapping) else {})}
 
     @property
     def callbacks(self) -> tuple[DiagnosticCallback, ...]:

@@ -29,6 +29,7 @@ from lightning_diagnostics.probes.norms import (
     paths,
     running_statistics,
 )
+from lightning_diagnostics.probes.optimizers import steps_within, used_rates, will_scale
 from lightning_diagnostics.probes.reach import is_parameter, parts_of_graph
 from lightning_diagnostics.probes.readings import BUCKETS, Reading, Readings, histogram
 from lightning_diagnostics.probes.running import RunningStatistics, Statistics, same_statistics
@@ -85,5 +86,8 @@ __all__ = [
     "saved_storages",
     "saved_tensors",
     "sketches",
+    "steps_within",
     "storage",
+    "used_rates",
+    "will_scale",
 ]

@@ -5,6 +5,7 @@ from lightning_diagnostics.callback.trainer.course import (
     batches_left,
     batches_per_epoch,
     epoch_end_step,
+    is_trial,
     log_step,
     stop,
 )
@@ -25,6 +26,16 @@ from lightning_diagnostics.callback.trainer.evaluation import (
     validation_samples,
 )
 from lightning_diagnostics.callback.trainer.gradients import clip_norm, clips, loss_scale
+from lightning_diagnostics.callback.trainer.horizon import (
+    ALL_STEPS,
+    BATCHES,
+    STEPS,
+    Axis,
+    axes,
+    epoch_steps,
+    place,
+    time_share,
+)
 from lightning_diagnostics.callback.trainer.logged import Apart, Logged, logged, logging_apart, monitored, publish
 from lightning_diagnostics.callback.trainer.loggers import (
     experiments,
@@ -49,14 +60,21 @@ from lightning_diagnostics.callback.trainer.processes import (
     process_count,
     shared_count,
 )
+from lightning_diagnostics.callback.trainer.schedulers import Scheduled, scheduled, steps_ahead, steps_schedulers_itself
 
 __all__ = [
+    "ALL_STEPS",
+    "BATCHES",
     "STAGES",
+    "STEPS",
     "Apart",
+    "Axis",
     "Loading",
     "Logged",
+    "Scheduled",
     "accumulation",
     "averages_over_ranks",
+    "axes",
     "batch_size",
     "batches_left",
     "batches_per_epoch",
@@ -65,6 +83,7 @@ __all__ = [
     "clips",
     "compiled_frames",
     "epoch_end_step",
+    "epoch_steps",
     "evaluation_batches",
     "evaluation_context",
     "evaluation_loop",
@@ -76,6 +95,7 @@ __all__ = [
     "is_device_lost",
     "is_overridden",
     "is_sharded",
+    "is_trial",
     "is_wholly_compiled",
     "loading",
     "log_step",
@@ -84,16 +104,21 @@ __all__ = [
     "logging_apart",
     "loss_scale",
     "monitored",
+    "place",
     "plain_writer",
     "process_count",
     "publish",
     "run_folder",
     "samples_read",
+    "scheduled",
     "shard",
     "shared_count",
     "steps",
+    "steps_ahead",
+    "steps_schedulers_itself",
     "stop",
     "takes_an_iterator",
+    "time_share",
     "training_loaders",
     "training_modes",
     "users_sampler",

@@ -43,6 +43,11 @@ def accumulation(trainer: Trainer, batch_idx: int) -> tuple[int, int]:
     return batch_idx % of, of
 
 
+def is_trial(trainer: Trainer) -> bool:
+    """Whether a few batches are run, only to see that the program works (``fast_dev_run``)."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
 def stop(trainer: Trainer) -> None:
     """Ask for an end after the current batch."""
     trainer.should_stop = True

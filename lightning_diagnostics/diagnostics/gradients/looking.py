@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_diagnostics.probes import BUCKETS, Deferred, Fetched, Slot, histogram, l2_norms, numbers_of
+from lightning_diagnostics.probes import BUCKETS, Deferred, Fetched, Slot, histogram, l2_norms, numbers_of, used_rates
 
 Key = TypeVar("Key")
 
@@ -121,8 +121,8 @@ class Looking:
 
     def _rates(self, optimizer: Optimizer) -> list[Slot | float]:
         """The learning rates of its groups; those that are tensors come with the rest."""
-        rates = [group["lr"] for group in optimizer.param_groups if "lr" in group]
-        return [self.deferred.put(rate.detach().clone()) if isinstance(rate, Tensor) else float(rate) for rate in rates]
+        rates = used_rates(optimizer)
+        return [self.deferred.put(rate) if isinstance(rate, Tensor) else rate for rate in rates]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from lightning_diagnostics.probes import (
     is_sharded,
     l2_norms,
     numbers_of,
+    steps_within,
 )
 
 _SCALER_STEP = torch.amp.GradScaler.step.__code__
@@ -292,7 +293,7 @@ class StepWatch:
         if not self._take_up(optimizer):
             return
         opened = self._open.setdefault(id(optimizer), _Open())
-        if opened.depth >= _steps_within(optimizer):  # tried again, after it raised
+        if opened.depth >= steps_within(optimizer):  # tried again, after it raised
             opened = self._open[id(optimizer)] = _Open()
         opened.depth += 1
         if opened.depth > 1:  # a step that calls the one of its parent class
@@ -495,11 +496,6 @@ class StepWatch:
 def _with_gradients(optimizer: Optimizer) -> tuple[list[Tensor], list[Tensor]]:
     pairs = [(p, p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     return [p for p, _ in pairs], [g for _, g in pairs]
-
-
-def _steps_within(optimizer: Optimizer) -> int:
-    """How often the hooks of a step run in it: once for every class that has a step of its own and has been hooked."""
-    return max(1, sum(hasattr(vars(kind).get("step"), "hooked") for kind in type(optimizer).__mro__))
 
 
 def _in_a_scaler() -> bool:

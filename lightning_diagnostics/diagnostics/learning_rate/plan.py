@@ -1,0 +1,243 @@
+"""What the learning rate is multiplied with at each step: arguments and the ends of a run in, factors out. No torch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from lightning_diagnostics.callback.trainer import Axis
+from lightning_diagnostics.statistics import (
+    CooldownShape,
+    WarmupShape,
+    cooldown_factor,
+    untuned_warmup_steps,
+    warmup_factor,
+)
+
+Preset = Literal["wsd", "linear_to_zero", "trapezoid"]
+
+REST = "rest"
+"""A cooldown that begins where the warmup ends."""
+
+PRESETS: Mapping[str, tuple[Any, CooldownShape]] = MappingProxyType(
+    {"wsd": (0.2, "1-sqrt"), "linear_to_zero": (REST, "linear"), "trapezoid": (0.2, "linear")}
+)
+"""Cooldown and its shape: Haegele et al. (2024), Bergsma et al. (2025), and Zhai et al. (2022)."""
+
+_CAP = 10  # the automatic warmup takes a tenth of the run at the most
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for.
+
+    Attributes:
+        warmup: Steps, a fraction of the run, ``"auto"``, or None.
+        warmup_shape: How it rises.
+        cooldown: Steps, a fraction of the run, `REST`, or None.
+        cooldown_shape: How it falls.
+        floor: The factor that it falls to.
+    """
+
+    warmup: int | float | Literal["auto"] | None
+    warmup_shape: WarmupShape
+    cooldown: int | float | Literal["rest"] | None
+    cooldown_shape: CooldownShape
+    floor: float
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything was asked for."""
+        return bool(self.warmup or self.cooldown)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A cooldown that was begun by hand.
+
+    Attributes:
+        at: Where, on the first axis.
+        length: How long it takes.
+    """
+
+    at: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The factors of one run.
+
+    Attributes:
+        wish: What was asked for.
+        axes: The ways in which the run is counted, with their ends; the first is that of lengths in steps.
+        started: The cooldown that was begun by hand, which takes the place of the one at the end.
+    """
+
+    wish: Wish
+    axes: tuple[Axis, ...]
+    started: Started | None = None
+
+    def warmup_steps(self, axis: Axis, beta2: float | None) -> float:
+        """Length of the warmup on an axis; 0 for none.
+
+        Args:
+            axis: One of the run's.
+            beta2: The decay rate of the optimizer's average of squared gradients; None if it has none.
+        """
+        return min(self._ramps(axis, beta2), default=0)
+
+    def cooldown_steps(self, axis: Axis, beta2: float | None) -> float:
+        """Length of the cooldown at the end of an axis, which begins after the warmup; 0 for none."""
+        return max(0, min(self.cooldown_wanted(axis, beta2), axis.end - self.warmup_steps(axis, beta2)))
+
+    def cooldown_wanted(self, axis: Axis, beta2: float | None) -> float:
+        """Length of the cooldown that was asked for, whether it fits or not."""
+        wanted = self.wish.cooldown
+        if not wanted or axis.end == math.inf:
+            return 0
+        if wanted == REST:
+            return axis.end - self.warmup_steps(axis, beta2)
+        return round(wanted * axis.end) if isinstance(wanted, float) else int(wanted)
+
+    def factor(self, own: int, places: Sequence[float], beta2: float | None) -> float:
+        """What a learning rate is multiplied with.
+
+        Args:
+            own: Steps that the optimizer itself has made.
+            places: How far the run is, on each axis.
+            beta2: The decay rate of the optimizer's average of squared gradients; None if it has none.
+        """
+        rising = [warmup_factor(own, length, shape=self.wish.warmup_shape) for length in self._own_ramps(beta2)]
+        for axis, place in zip(self.axes, places, strict=True):
+            lengths = self._shared_ramps(axis, beta2)
+            rising += [warmup_factor(place, length, shape=self.wish.warmup_shape) for length in lengths]
+        falling = [self._cooling(axis, place, beta2) for axis, place in zip(self.axes, places, strict=True)]
+        if self.started is not None:
+            falling = [self._cooled((places[0] - self.started.at) / self.started.length)]
+        return max(rising, default=1.0) * min(falling)
+
+    def _cooling(self, axis: Axis, place: float, beta2: float | None) -> float:
+        length = self.cooldown_steps(axis, beta2)
+        return self._cooled((place - (axis.end - length)) / length) if length else 1.0
+
+    def _cooled(self, progress: float) -> float:
+        return cooldown_factor(progress, shape=self.wish.cooldown_shape, floor=self.wish.floor)
+
+    # A warmup may be bounded in two ways, by steps of the optimizer and by a share of the run: the shorter one holds.
+
+    def _ramps(self, axis: Axis, beta2: float | None) -> list[float]:
+        return [*self._own_ramps(beta2), *self._shared_ramps(axis, beta2)]
+
+    def _own_ramps(self, beta2: float | None) -> list[float]:
+        """Lengths in steps of the optimizer itself."""
+        wanted = self.wish.warmup
+        if wanted == "auto":
+            return [] if beta2 is None else [untuned_warmup_steps(beta2)]
+        return [wanted] if isinstance(wanted, int) and wanted else []
+
+    def _shared_ramps(self, axis: Axis, beta2: float | None) -> list[float]:
+        """Lengths as a share of the run."""
+        wanted = self.wish.warmup
+        if axis.end == math.inf:
+            return []
+        if wanted == "auto":
+            return [] if beta2 is None else [axis.end // _CAP]
+        return [round(wanted * axis.end)] if isinstance(wanted, float) else []
+
+
+def described(plan: Plan, beta2: float | None) -> str:
+    """A plan in words.
+
+    Args:
+        plan: The plan.
+        beta2: The decay rate of the optimizer's average of squared gradients; None if it has none.
+    """
+    axis, asked = plan.axes[0], plan.wish
+    length = plan.warmup_steps(axis, beta2)
+    if length:
+        rise = f"{asked.warmup_shape} warmup over {length:g} {axis.unit}"
+        if asked.warmup == "auto":
+            capped = length < untuned_warmup_steps(beta2) if beta2 is not None else False
+            rise += " (a tenth of the run)" if capped else f" (2 / (1 - beta2) of {beta2}, Ma & Yarats 2021)"
+    elif asked.warmup == "auto" and beta2 is None:
+        rise = "no warmup (no average of squared gradients: give steps)"
+    elif isinstance(asked.warmup, float) and axis.end == math.inf:
+        rise = f"warmup over {asked.warmup:g} of a run without a known end"
+    else:
+        rise = "no warmup"
+    if plan.started is not None:
+        first, steps = plan.started.at, plan.started.length
+        return f"{rise}; {asked.cooldown_shape} cooldown from {first} over {steps} {axis.unit}, begun by hand"
+    cooled = plan.cooldown_steps(axis, beta2)
+    if cooled:
+        fall = f"{asked.cooldown_shape} cooldown from {axis.end - cooled:g} to {axis.end:g} ({axis.source})"
+        return f"{rise}; {fall}" + (f", to {asked.floor:g}" if asked.floor else "")
+    if asked.cooldown and axis.end == math.inf:
+        return f"{rise}; no cooldown, as the end of the run is not known in {axis.unit}"
+    return f"{rise}; no cooldown"
+
+
+def wish(
+    warmup: object, warmup_shape: object, cooldown: object, cooldown_shape: object, floor: object, preset: object
+) -> Wish:
+    """Check the arguments.
+
+    Raises:
+        TypeError: if one is of the wrong kind.
+        ValueError: if a value is not allowed, or a preset is given along with what it stands for.
+    """
+    length("warmup", warmup, words=("auto",), most="less than 1")
+    length("cooldown", cooldown, words=(), most="1 or less")
+    shape("warmup_shape", warmup_shape, get_args(WarmupShape))
+    shape("cooldown_shape", cooldown_shape, get_args(CooldownShape))
+    if isinstance(floor, bool) or not isinstance(floor, int | float):
+        raise TypeError(f"floor={floor!r}: expected a number from 0 to 1")
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor={floor!r}: allowed is 0 to 1")
+    if preset is not None:
+        shape("preset", preset, (*get_args(Preset), None))
+        if cooldown != DEFAULTS["cooldown"] or cooldown_shape != DEFAULTS["cooldown_shape"]:
+            raise ValueError(
+                f"preset={preset!r} with cooldown={cooldown!r} and cooldown_shape={cooldown_shape!r}: "
+                "a preset sets these two; give the one or the others"
+            )
+        cooldown, cooldown_shape = PRESETS[str(preset)]
+    if isinstance(warmup, float) and isinstance(cooldown, float) and warmup + cooldown > 1:
+        raise ValueError(f"warmup={warmup!r} and cooldown={cooldown!r}: allowed are together at most 1, the whole run")
+    return Wish(warmup, warmup_shape, cooldown, cooldown_shape, float(floor))  # pyright: ignore[reportArgumentType]  # checked above
+
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType({"cooldown": 0.2, "cooldown_shape": "1-sqrt"})
+
+
+def length(name: str, value: object, *, words: tuple[str, ...], most: str) -> None:
+    """Check a length: whole steps, or a fraction of the run.
+
+    Raises:
+        TypeError: if it is of the wrong kind.
+        ValueError: if it is not allowed.
+    """
+    allowed = ", ".join(
+        [f"a whole number of steps, a fraction of the run (more than 0, {most})", *map(repr, words), "None"]
+    )
+    if value is None or (isinstance(value, str) and value in words):
+        return
+    if isinstance(value, str):
+        raise ValueError(f"{name}={value!r}: allowed are {allowed}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}={value!r}: expected {allowed}")
+    fits = value < 1 or (value == 1 and most != "less than 1")
+    if value < 0 or (isinstance(value, float) and not (value > 0 and fits)):
+        raise ValueError(f"{name}={value!r}: allowed are {allowed}")
+
+
+def shape(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Check a word.
+
+    Raises:
+        ValueError: if it is not known.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}")
