@@ -2,11 +2,12 @@
 
 import logging
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -14,24 +15,15 @@ from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, is
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
 from lightning_diagnostics.callback.order import callbacks_named, callbacks_of
-from lightning_diagnostics.callback.trainer import Axis
 from lightning_diagnostics.callback.undisturbed import CannotRestoreError, undisturbed
 from lightning_diagnostics.diagnostics.learning_rate import rules as room
+from lightning_diagnostics.diagnostics.learning_rate.checking import course, doubled, fit, scheduler_plans
+from lightning_diagnostics.diagnostics.learning_rate.drawing import planned, used
+from lightning_diagnostics.diagnostics.learning_rate.factors import Factors
 from lightning_diagnostics.diagnostics.learning_rate.foresight import Foreseen, foresee
-from lightning_diagnostics.diagnostics.learning_rate.measure import (
-    Changed,
-    Course,
-    Doubled,
-    Endless,
-    Fit,
-    Planned,
-    SchedulerPlan,
-    Spent,
-    Stepping,
-    Used,
-)
-from lightning_diagnostics.diagnostics.learning_rate.names import beta2, group_names, optimizer_names
-from lightning_diagnostics.diagnostics.learning_rate.plan import Plan, Preset, Started, Wish, described, wish
+from lightning_diagnostics.diagnostics.learning_rate.measure import Changed, Endless, Spent, Stepping
+from lightning_diagnostics.diagnostics.learning_rate.names import beta2, optimizer_names
+from lightning_diagnostics.diagnostics.learning_rate.plan import Plan, Preset, Started, described, wish
 from lightning_diagnostics.diagnostics.learning_rate.range_test import curves, range_tests, summary
 from lightning_diagnostics.diagnostics.learning_rate.scaling import Scaling
 from lightning_diagnostics.diagnostics.learning_rate.shown import Shown
@@ -39,8 +31,8 @@ from lightning_diagnostics.statistics import CooldownShape, WarmupShape
 
 logger = logging.getLogger("lightning_diagnostics")
 
-_DRAWN_GROUPS = 12  # of all optimizers together, evenly spread: some programs have one for each layer
 _CATEGORY = "Learning rate"
+_CHANGE_RATES = ("StochasticWeightAveraging", "BaseFinetuning")  # callbacks of Lightning
 
 
 class WarmupCooldownScheduler(DiagnosticCallback):
@@ -144,17 +136,14 @@ class WarmupCooldownScheduler(DiagnosticCallback):
 
     def _reset(self) -> None:
         """Forget everything about the optimizers of this process."""
+        self._factors = Factors(self._wish, self._started)
         self._scaling = Scaling(self._factors_of, self._safely)
         self._shown: Shown | None = None
         self._names: list[str] = []
-        self._plan = Plan(self._wish, (Axis(insides.STEPS, math.inf),), self._started)
-        self._clock: Any = None
-        self._share = 0.0
-        self._fresh = True  # whether the end of the run was computed in no batch yet
         self._step = 0
         self._blind: list[str] = []
         self._began: dict[int, int | None] = {}  # steps of the schedulers when the run began, by their place
-        self._steps_before = self._epochs = 0
+        self._epochs = self._batches = 0  # of this run
         self._tests: set[int] = set()  # range tests that are drawn
 
     def __getstate__(self) -> dict[str, Any]:
@@ -169,8 +158,8 @@ class WarmupCooldownScheduler(DiagnosticCallback):
     def start_cooldown(self, *, steps: int | None = None) -> None:
         """Begin the cooldown now, at the next step: it takes the place of the one at the end of the run.
 
-        With several processes every rank has to call it, or any: it begins where they next meet, at the end of the
-        epoch or of a validation, so that all have the same rate. A second call does nothing.
+        With several processes it begins where they next meet, at the end of the epoch or of a validation, so that all
+        have the same rate; it is enough if one of them calls it. A second call does nothing.
 
         Args:
             steps: How long it takes; as long as ``cooldown`` says if None. It ends with the run at the latest. Of a run
@@ -178,57 +167,52 @@ class WarmupCooldownScheduler(DiagnosticCallback):
 
         Raises:
             RuntimeError: if no training is under way.
-            ValueError: if neither ``steps`` nor ``cooldown`` tells how long it takes.
             TypeError: if ``steps`` is not a whole number.
+            ValueError: if it is less than 1, or neither ``steps`` nor ``cooldown`` tells how long it takes.
         """
         if steps is not None:
             whole_number("steps", steps, low=1)
-        if steps is None and not self._wish.cooldown:
+        elif not self._wish.cooldown:
             raise ValueError(f"cooldown={self.cooldown!r}: start_cooldown() needs steps=..., a whole number of steps")
         trainer = self._run.trainer if self._run is not None and self._joined else None
-        if trainer is None or trainer.state.fn != "fit":
+        if trainer is None or trainer.state.fn != "fit" or not self._names:
             raise RuntimeError("start_cooldown(): no training is under way; call it from a hook or a callback of one")
-        if self._started is not None or self._asked is not None:
-            return
-        self._asked = steps or 0
-        if insides.process_count(trainer) == 1:
-            self._begin_cooldown(trainer)
+        if self._started is None and not self._asked:
+            self._asked, self._asked_steps = True, steps
+            if insides.process_count(trainer) == 1:
+                self._begin_cooldown(trainer, steps)
 
     # The life of a run.
 
     @override
     def forget(self) -> None:
         self._started: Started | None = None
-        self._asked: int | None = None  # steps of a cooldown that is to begin; 0 if nobody said
-        self._steps_made: dict[int, int] = {}  # steps of each optimizer before this process
-        self._old: Mapping[str, Any] | None = None  # the plan of the checkpoint that is resumed
+        self._asked, self._asked_steps = False, None  # whether a cooldown is to begin, and how long
+        self._steps_made: dict[int, int] = {}  # of each optimizer, before this process
+        self._plan_before: Mapping[str, Any] | None = None  # that of the checkpoint which is resumed
 
     @override
     def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._let_go()
         self._reset()
         self._names = optimizer_names(trainer.optimizers)
-        self._clock = insides.time_share(trainer)
-        self._compute_end(trainer, None)
-        self._take_up(trainer)
-        if self._wish.acts or self._started is not None:
-            monitors = callbacks_named(trainer, "LearningRateMonitor")
-            self._shown = Shown(monitors, lambda: trainer.optimizers, self._factors_of)
+        self._factors.begin(trainer)
         self._began = {place: _count(one.scheduler) for place, one in enumerate(insides.scheduled(trainer))}
-        self._steps_before = trainer.global_step
+        if self._acts:
+            self._take_up(trainer)
         self._draw_range_tests(trainer)
         self._look_ahead(trainer, pl_module)
         self._compare(trainer)
 
     @override
     def wind_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and self._names:
+        if self._names:
             self._judge_stepping(trainer, ended=True)
-        self._draw_range_tests(trainer)
+        self._draw_range_tests(trainer)  # of one that ended the run when it was through
 
     @override
     def detach(self) -> None:
-        self._steps_made = dict(self._scaling.made)
+        self._steps_made = self._scaling.made or self._steps_made
         self._let_go()
 
     def _let_go(self) -> None:
@@ -240,53 +224,54 @@ class WarmupCooldownScheduler(DiagnosticCallback):
     @override
     def watching(self, trainer: Trainer, pl_module: LightningModule) -> str:
         text = "the plan of the learning rates"
-        if not self._wish.acts:
+        if not self._acts:
             return text
-        optimizers = [each for each in trainer.optimizers if isinstance(each, Optimizer)]
         plans: dict[str, list[str]] = {}
-        for name, optimizer in zip(self._names, optimizers, strict=False):
-            plans.setdefault(described(self._plan, beta2(optimizer, optimizer.param_groups[0])), []).append(name)
-        return "; ".join(f"{text} of {', '.join(names)}, multiplied: {plan}" for plan, names in plans.items()) or text
+        for place, optimizer in _each(trainer).items():
+            words = described(self._factors.plan, beta2(optimizer, optimizer.param_groups[0]))
+            if self._factors.is_timed:
+                words += "; by time, too (max_time)"
+            plans.setdefault(words, []).append(self._names[place])
+        return "; ".join([text, *(f"{', '.join(names)} with {words}" for words, names in plans.items())])
 
     @override
     def room_state(self) -> dict[str, Any]:
-        axes = [asdict(axis) for axis in self._plan.axes]
         return {
             "made": dict(self._scaling.made or self._steps_made),
             "started": None if self._started is None else asdict(self._started),
             "asked": self._asked,
-            "plan": {"wish": asdict(self._wish), "axes": axes},
+            "asked_steps": self._asked_steps,
+            "plan": self._factors.plan.to_dict(),
         }
 
     @override
     def load_room_state(self, state: Mapping[str, Any]) -> None:
         self._steps_made = dict(state["made"])
         self._started = None if state["started"] is None else Started(**state["started"])
-        self._asked = state["asked"]
-        self._old = state["plan"]
+        self._asked, self._asked_steps = state["asked"], state["asked_steps"]
+        self._plan_before = state["plan"]
 
     # A step.
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._scaling.settle()
-        if not self._scaling.serves(trainer.optimizers):
+        self._step = insides.log_step(trainer)
+        self._batches += 1
+        if self._acts and not self._scaling.serves(trainer.optimizers):
             self._names = optimizer_names(trainer.optimizers)
             self._take_up(trainer)
-        if batch_idx == 0 or self._fresh:
-            self._compute_end(trainer, batch_idx)
-        if self._clock is not None:
-            self._share = insides.gather(trainer, self._clock())[0]
-        self._step = insides.log_step(trainer)
+        self._factors.begin_batch(trainer, batch_idx)
         if is_look(batch_idx, batches=insides.batches_per_epoch(trainer), every=self.every_n_train_steps):
-            self._scaling.looks = True
-            if not self._wish.acts and self._started is None:
-                rates = {place: [group.get("lr") for group in each.param_groups] for place, each in self._each(trainer)}
-                self._draw_used(trainer, rates)
+            self._scaling.looks = self._acts
+            if not self._acts and len(self._names) == len(trainer.optimizers):
+                optimizers = _each(trainer)
+                rates = {place: [group.get("lr") for group in each.param_groups] for place, each in optimizers.items()}
+                self._draw_used(trainer, rates, {})
         if self._started is not None:
-            place = insides.place(trainer, self._plan.axes[0].unit)
-            ended = self._started.at + self._started.length
-            self.judge(trainer, room.cooldown_over, Spent(self._started.at, ended, place, self.floor), step=self._step)
+            place = insides.place(trainer, self._factors.plan.axes[0].unit)
+            spent = Spent(self._started.at, self._started.at + self._started.length, place, self.floor)
+            self.judge(trainer, room.cooldown_over, spent, step=self._step)
 
     @override
     def on_train_batch_end(
@@ -295,10 +280,10 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._scaling.settle()
         if self._scaling.used:
             rates, self._scaling.used, self._scaling.looks = self._scaling.used, {}, False
-            self._draw_used(trainer, rates)
+            self._draw_used(trainer, rates, self._scaling.last)
         for place in self._scaling.overwritten:
             self._blind_once(
-                trainer, f"{self._names[place]} sets its rate by itself in its step", "leave the rate alone in step()"
+                trainer, f"{self._names[place]} sets its rate by itself in its step", "leave it alone there"
             )
 
     @override
@@ -310,101 +295,70 @@ class WarmupCooldownScheduler(DiagnosticCallback):
 
     @override
     def share(self) -> Any:
-        return self._asked
+        return {"asked": self._asked, "steps": self._asked_steps}
 
     @override
     def take_in(self, trainer: Trainer, pl_module: LightningModule, shared: list[Any]) -> None:
-        asked = [each for each in shared if each is not None]
-        if asked and self._started is None:
-            self._asked = asked[0]
-            self._begin_cooldown(trainer)
+        asked = [each["steps"] for each in shared if each["asked"]]
+        if asked and self._started is None and len(shared) == insides.process_count(trainer):
+            self._begin_cooldown(trainer, asked[0])
 
-    def _begin_cooldown(self, trainer: Trainer) -> None:
-        """Begin the cooldown that was asked for, at the next step."""
-        axis = self._plan.axes[0]
-        at, wanted = insides.place(trainer, axis.unit), self._asked or self._wish.cooldown
-        self._asked = None
-        if isinstance(wanted, float) and axis.end == math.inf:
-            steps = round(at * wanted / (1 - wanted)) if wanted < 1 else at  # a share of what will have been
-        elif isinstance(wanted, float):
-            steps = round(axis.end * wanted)
-        else:
-            steps = int(wanted) if isinstance(wanted, int) else int(axis.end - at) if axis.end < math.inf else at
-        steps = int(max(1, min(steps, axis.end - at)))
-        self._started = Started(at, steps)
-        self._plan = Plan(self._wish, self._plan.axes, self._started)
-        if self._shown is None:
-            monitors = callbacks_named(trainer, "LearningRateMonitor")
-            self._shown = Shown(monitors, lambda: trainer.optimizers, self._factors_of)
-        logger.info("a cooldown of %d %s begins at %d", steps, axis.unit, at)
+    # The factors.
 
-    # The factor.
-
-    def _compute_end(self, trainer: Trainer, batch_idx: int | None) -> None:
-        """Take up where the run ends, at its first batch and at the first of every epoch."""
-        self._fresh = batch_idx is None
-        axes = insides.axes(trainer, batch_idx)
-        if tuple(axes) != self._plan.axes:
-            self._plan = Plan(self._wish, tuple(axes), self._started)
+    @property
+    def _acts(self) -> bool:
+        """Whether rates are multiplied."""
+        return self._wish.acts or self._started is not None
 
     def _factors_of(self, optimizer: Optimizer) -> Sequence[float]:
         """The factor of each group of an optimizer at its next step."""
         trainer = self._run.trainer if self._run is not None else None
         if trainer is None or not any(each is self for each in callbacks_of(trainer)):  # a range test has its own
             return [1.0] * len(optimizer.param_groups)
-        plan = self._plan_of_now(trainer)
-        places = [insides.place(trainer, axis.unit) for axis in plan.axes]
-        own = places[0]
-        if not trainer.lightning_module.automatic_optimization:
-            own = self._scaling.made.get(self._scaling.place_of(optimizer), 0)
-        known: dict[float | None, float] = {}
-        factors: list[float] = []
-        for group in optimizer.param_groups:
-            rate = beta2(optimizer, group)
-            if rate not in known:
-                known[rate] = plan.factor(own, places, rate)
-            factors.append(known[rate])
-        return factors
-
-    def _plan_of_now(self, trainer: Trainer) -> Plan:
-        """The plan; where the run's time is limited, with the end that the pace so far makes likely."""
-        if self._clock is None or self._share <= 0:
-            return self._plan
-        first = self._plan.axes[0]
-        end = (insides.place(trainer, first.unit) + 1) / self._share
-        return Plan(self._wish, (*self._plan.axes, Axis(first.unit, end, "max_time")), self._started)
+        return self._factors.of(optimizer, trainer, self._scaling.made_by(optimizer))
 
     def _take_up(self, trainer: Trainer) -> None:
-        """Take up the optimizers of the run."""
+        """Take up the optimizers of the run, and those who show their rates."""
         made = self._scaling.made or self._steps_made
-        if not made and trainer.global_step and not trainer.lightning_module.automatic_optimization:
-            each = trainer.global_step // max(1, len(trainer.optimizers))  # of a run that was begun without us
+        if not made and trainer.global_step:  # of a run that was begun without us
+            each = trainer.global_step // max(1, len(trainer.optimizers))
             made = dict.fromkeys(range(len(trainer.optimizers)), each)
-        if self._wish.acts or self._started is not None or made:
-            self._scaling.start(trainer.optimizers, made)
+        self._scaling.start(trainer.optimizers, made)
+        if self._shown is None:
+            monitors = callbacks_named(trainer, "LearningRateMonitor")
+            self._shown = Shown(monitors, partial(_optimizers_of, weakref.ref(trainer)), self._factors_of)
         for place in self._scaling.unreachable:
             what = f"{self._names[place]} has no hooks, so that its rate is not multiplied"
             self._blind_once(trainer, what, "derive it from torch.optim.Optimizer")
 
-    # The plan.
+    def _begin_cooldown(self, trainer: Trainer, steps: int | None) -> None:
+        """Begin the cooldown that was asked for, at the next step."""
+        acted = self._acts
+        self._started = self._factors.start_cooldown(trainer, steps)
+        if not acted:
+            self._take_up(trainer)
+        unit = self._factors.plan.axes[0].unit
+        logger.info("a cooldown begins at %d and takes %d %s", self._started.at, self._started.length, unit)
 
-    def _each(self, trainer: Trainer) -> list[tuple[int, Optimizer]]:
-        """The optimizers of torch's, with their places."""
-        return [(place, each) for place, each in enumerate(trainer.optimizers) if isinstance(each, Optimizer)]
+    # The plan.
 
     def _look_ahead(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out what the run's rates will be, draw it, and judge it."""
-        axis = self._plan.axes[0]
-        foreseen = self._foreseen(trainer, pl_module, axis.end)
+        foreseen = self._foreseen(trainer, pl_module)
         if foreseen is None:
             return
-        for what in foreseen.unknown:
+        changing = [name for name in _CHANGE_RATES if callbacks_named(trainer, name)]
+        for what in (*foreseen.unknown, *(f"what {name} does to the rates" for name in changing)):
             self._blind_once(trainer, f"not foreseen: {what}", "see the chart of the rates that are used")
-        self._draw_plan(trainer, foreseen)
+        if foreseen.until > foreseen.first and trainer.is_global_zero and trainer.loggers:
+            now, points = insides.log_step(trainer), planned(foreseen, self._factors.plan, _each(trainer), self._names)
+            self.draw_ahead({now + step: each for step, each in points.items()})
+            self.lay_out(_CATEGORY, *points.get(0, ()))
         if not insides.is_trial(trainer):
             self._judge_plan(trainer, foreseen)
 
-    def _foreseen(self, trainer: Trainer, pl_module: LightningModule, end: float) -> Foreseen | None:
+    def _foreseen(self, trainer: Trainer, pl_module: LightningModule) -> Foreseen | None:
+        end = self._factors.plan.axes[0].end
         steps_itself = insides.steps_schedulers_itself(trainer)
         if not steps_itself or all(each.plateau for each in insides.scheduled(trainer)):
             return foresee(trainer, end)
@@ -415,142 +369,73 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             self._blind_once(trainer, f"not foreseen: the schedule ({fault})", "see the chart of the rates in use")
             return None
 
-    def _draw_plan(self, trainer: Trainer, foreseen: Foreseen) -> None:
-        """Draw the planned rate at some steps before the first is made, where the end of the run is known."""
-        if foreseen.until <= foreseen.first or not trainer.is_global_zero or not trainer.loggers:
-            return
-        now = insides.log_step(trainer)
-        points: dict[int, list[Planned]] = {}
-        for place, name, index in self._drawn_groups(trainer):
-            optimizer = trainer.optimizers[place]
-            rate2 = beta2(optimizer, optimizer.param_groups[index])
-            for step, rates in zip(foreseen.steps, foreseen.rates, strict=True):
-                planned = Planned(name, rates[place][index] * self._ahead(step, rate2))
-                points.setdefault(now + step - foreseen.first, []).append(planned)
-        self.draw_ahead(points)
-        self.lay_out(_CATEGORY, *(points.get(now, ())))
-
-    def _ahead(self, step: int, rate2: float | None) -> float:
-        """The factor of a later step, as far as it is known now."""
-        axis = self._plan.axes[0]
-        return Plan(self._wish, (axis,), self._started).factor(step, [step], rate2)
-
     def _judge_plan(self, trainer: Trainer, foreseen: Foreseen) -> None:
-        now, axis = insides.log_step(trainer), self._plan.axes[0]
-        wrong: set[int] = set()  # optimizers whose schedule is in the wrong unit: what follows from it is not said
-        for seen in foreseen.schedulers:
-            run = seen.run
-            plan = SchedulerPlan(
-                *(seen.name, self._names[seen.optimizer], seen.interval, seen.length, seen.whole, seen.periodic),
-                *(seen.calls, run.steps, run.batches, run.epochs, seen.raises_at, seen.error),
-            )
-            if self.judge(trainer, room.schedule_in_wrong_unit, plan, step=now) is not None:
-                wrong.add(seen.optimizer)
-            self.judge(trainer, room.scheduler_overruns, plan, step=now)
-            if seen.optimizer not in wrong:
-                self.judge(trainer, room.unfinished_schedule, plan, step=now)
-                self.judge(trainer, room.restarting_schedule, plan, step=now)
-        for place, optimizer in self._each(trainer):
-            rate2 = beta2(optimizer, optimizer.param_groups[0])
-            fit = Fit(
-                self._plan.warmup_steps(axis, rate2), self._plan.cooldown_wanted(axis, rate2), axis.end, axis.unit
-            )
-            self.judge(trainer, room.overlapping_plan, fit, step=now)
-            if foreseen.until > foreseen.first and foreseen.until == axis.end and place not in wrong:
-                self._judge_course(trainer, foreseen, place, optimizer)
-        if self._wish.acts and axis.end == math.inf and len(self._plan.axes) == 1 and self._clock is None:
-            self.judge(trainer, room.no_end, self._endless(trainer), step=now)
-
-    def _judge_course(self, trainer: Trainer, foreseen: Foreseen, place: int, optimizer: Optimizer) -> None:
-        now, axis = insides.log_step(trainer), self._plan.axes[0]
-        groups = optimizer.param_groups
-        factors = [[self._ahead(step, beta2(optimizer, group)) for group in groups] for step in foreseen.steps]
-        rates = tuple(
-            max(own * factor for own, factor in zip(at[place], by, strict=True))
-            for at, by in zip(foreseen.rates, factors, strict=True)
-        )
-        own = [max(at[place]) for at in foreseen.rates]
-        cause = "its schedule is multiplied by warmup and cooldown" if self._wish.acts else "its schedule"
-        course = Course(self._names[place], tuple(foreseen.steps), rates, int(axis.end), cause)
-        self.judge(trainer, room.warmup_never_ends, course, step=now)
-        self.judge(trainer, room.vanished_rate, course, step=now)
-        rate2 = beta2(optimizer, groups[0])
-        warmup, cooldown = self._plan.warmup_steps(axis, rate2), self._plan.cooldown_steps(axis, rate2)
-        warm = next((rate for step, rate in zip(foreseen.steps, own, strict=True) if step >= warmup), own[-1])
-        cool = next((rate for step, rate in zip(foreseen.steps, own, strict=True) if step >= axis.end - cooldown), 0.0)
-        doubled = Doubled(self._names[place], warmup, cooldown, _over(warm, own[0]), _over(own[-1], cool))
-        self.judge(trainer, room.doubled_schedule, doubled, step=now)
-
-    def _endless(self, trainer: Trainer) -> Endless:
-        why = "neither max_steps nor max_epochs nor max_time is set"
-        if insides.batches_per_epoch(trainer) is None:
-            why = "the training loader has no length, and max_steps and max_time are not set"
-        cooldown = f"the cooldown of {self._wish.cooldown}" if self._wish.cooldown else ""
-        warmup = f"the warmup of {self._wish.warmup}" if isinstance(self._wish.warmup, float) else ""
-        return Endless(cooldown, warmup, why)
+        now, plan = insides.log_step(trainer), self._factors.plan
+        wrong: set[str] = set()  # optimizers whose schedule is in the wrong unit: what follows from it is not said
+        for one in scheduler_plans(foreseen, self._names):
+            self.judge(trainer, room.scheduler_overruns, one, step=now)
+            if self.judge(trainer, room.schedule_in_wrong_unit, one, step=now) is not None:
+                wrong.add(one.optimizer)
+            else:
+                self.judge(trainer, room.unfinished_schedule, one, step=now)
+                self.judge(trainer, room.restarting_schedule, one, step=now)
+        for place, optimizer in _each(trainer).items():
+            name = self._names[place]
+            self.judge(trainer, room.overlapping_plan, fit(plan, optimizer), step=now)
+            if foreseen.first < foreseen.until == plan.axes[0].end and name not in wrong:
+                ahead = course(foreseen, plan, place, optimizer, name)
+                self.judge(trainer, room.warmup_never_ends, ahead, step=now)
+                self.judge(trainer, room.vanished_rate, ahead, step=now)
+                twice = doubled(foreseen, plan, place, optimizer, name)
+                self.judge(trainer, room.doubled_schedule, twice, step=now)
+        if plan.main.end == math.inf and not self._factors.is_timed:
+            cooldown = f"the cooldown of {self._wish.cooldown}" if self._wish.cooldown else ""
+            warmup = f"the warmup of {self._wish.warmup}" if isinstance(self._wish.warmup, float) else ""
+            endless = Endless(cooldown, warmup, insides.batches_per_epoch(trainer) is not None)
+            self.judge(trainer, room.no_end, endless, step=now)
 
     def _compare(self, trainer: Trainer) -> None:
         """Whether a run that is resumed had another plan."""
-        old, self._old = self._old, None
-        if old is None:
+        optimizers = _each(trainer)
+        if self._plan_before is None or not optimizers:
             return
-        before = Plan(Wish(**old["wish"]), tuple(Axis(**axis) for axis in old["axes"]), self._started)
-        place = insides.place(trainer, self._plan.axes[0].unit)
-        optimizers = [optimizer for _, optimizer in self._each(trainer)]
-        rate2 = beta2(optimizers[0], optimizers[0].param_groups[0]) if optimizers else None
-        first = Plan(before.wish, before.axes[:1], self._started)
-        changed = Changed(
-            insides.log_step(trainer),
-            first.factor(place, [place], rate2),
-            self._ahead(place, rate2),
-            described(before, rate2),
-            described(self._plan, rate2),
-        )
-        self.judge(trainer, room.changed_plan, changed, step=insides.log_step(trainer))
+        old, now = Plan.from_dict(self._plan_before, self._started), self._factors.plan
+        self._plan_before = None
+        place, first = next(iter(optimizers.items()))
+        rate2 = beta2(first, first.param_groups[0])
+        automatic = trainer.lightning_module.automatic_optimization
+
+        def factor(plan: Plan) -> float:
+            places = [insides.place(trainer, axis.unit) for axis in plan.axes]
+            return plan.factor(places[0] if automatic else self._steps_made.get(place, 0), places, rate2)
+
+        step = insides.log_step(trainer)
+        changed = Changed(step, factor(old), factor(now), described(old, rate2), described(now, rate2))
+        self.judge(trainer, room.changed_plan, changed, step=step)
 
     def _judge_stepping(self, trainer: Trainer, *, ended: bool = False) -> None:
         """Whether the schedulers that the module steps by itself are stepped at all."""
         if insides.steps_schedulers_itself(trainer) or insides.is_trial(trainer):
             return
-        optimizers = {id(each): place for place, each in self._each(trainer)}
-        made = self._scaling.made
         for place, one in enumerate(insides.scheduled(trainer)):
             count, began = _count(one.scheduler), self._began.get(place)
-            if count is None or began is None or one.plateau or id(one.optimizer) not in optimizers:
+            which = next((each for each, optimizer in _each(trainer).items() if optimizer is one.optimizer), None)
+            if count is None or began is None or one.plateau or which is None:
                 continue
-            which = optimizers[id(one.optimizer)]
-            steps = max(trainer.global_step - self._steps_before, made.get(which, 0) - self._steps_made.get(which, 0))
-            stepping = Stepping(
-                type(one.scheduler).__name__, self._names[which], count != began, steps, self._epochs, ended
-            )
+            steps = self._batches if getattr(one.optimizer, "_opt_called", False) else 0
+            kind = type(one.scheduler).__name__
+            stepping = Stepping(kind, self._names[which], count != began, steps, self._epochs, ended)
             self.judge(trainer, room.scheduler_never_stepped, stepping, step=insides.epoch_end_step(trainer))
 
     # What is drawn.
 
-    def _drawn_groups(self, trainer: Trainer) -> list[tuple[int, str, int]]:
-        """The groups that are drawn: place of the optimizer, name of the group, and its index."""
-        every = [
-            (place, name, index)
-            for place, optimizer in self._each(trainer)
-            for index, name in enumerate(group_names(self._names[place], optimizer.param_groups))
-        ]
-        if len(every) <= _DRAWN_GROUPS:
-            return every
-        return [every[round(i * (len(every) - 1) / (_DRAWN_GROUPS - 1))] for i in range(_DRAWN_GROUPS)]
-
-    def _draw_used(self, trainer: Trainer, rates: Mapping[int, Sequence[Any]]) -> None:
-        if not trainer.is_global_zero or not trainer.loggers:
-            return
-        drawn: list[Used] = []
-        for place, name, index in self._drawn_groups(trainer):
-            used = rates.get(place, ())
-            rate = used[index] if index < len(used) else None
-            if rate is not None:
-                factor = self._scaling.last.get(place, ()) if self._wish.acts or self._started is not None else ()
-                number = float(rate.item()) if isinstance(rate, Tensor) else float(rate)
-                drawn.append(Used(name, number, factor[index] if index < len(factor) else None))
-        self.draw(trainer, *drawn, step=self._step)
-        self.lay_out(_CATEGORY, *drawn)
+    def _draw_used(
+        self, trainer: Trainer, rates: Mapping[int, Sequence[Any]], factors: Mapping[int, Sequence[float]]
+    ) -> None:
+        if trainer.is_global_zero and trainer.loggers:
+            drawn = used(rates, factors, _each(trainer), self._names)
+            self.draw(trainer, *drawn, step=self._step)
+            self.lay_out(_CATEGORY, *drawn)
 
     def _draw_range_tests(self, trainer: Trainer) -> None:
         """Draw what Lightning's own range test has found, once for each."""
@@ -558,11 +443,10 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             if id(result) in self._tests or not trainer.is_global_zero or not trainer.loggers:
                 continue
             self._tests.add(id(result))
-            found = curves(result)
-            self.draw_ahead({step: [each] for step, each in found.items()})
-            self.draw(trainer, summary(result, step=insides.log_step(trainer)), step=insides.log_step(trainer))
-            if found:
-                self.lay_out(_CATEGORY, found[0])
+            found, step = curves(result), insides.log_step(trainer)
+            self.draw_ahead({at: [each] for at, each in found.items()})
+            self.draw(trainer, summary(result, step=step), step=step)
+            self.lay_out(_CATEGORY, *found.values())
 
     def _blind_once(self, trainer: Trainer, what: str, remedy: str) -> None:
         if what not in self._blind:
@@ -570,11 +454,23 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             self.note_blind(trainer, "; ".join(self._blind) + ".", remedy)
 
 
+def _each(trainer: Trainer) -> dict[int, Optimizer]:
+    """The optimizers of torch's that have a learning rate, by their place."""
+    return {place: each for place, each in enumerate(trainer.optimizers) if _has_rate(each)}
+
+
+def _has_rate(optimizer: Any) -> bool:
+    if not isinstance(optimizer, Optimizer):
+        return False
+    return any(group.get("lr") is not None for group in optimizer.param_groups)
+
+
+def _optimizers_of(trainer: weakref.ref[Trainer]) -> Sequence[Any]:
+    alive = trainer()
+    return [] if alive is None else alive.optimizers
+
+
 def _count(scheduler: Any) -> int | None:
     """How often a scheduler has been stepped; None if it does not tell."""
     count = getattr(scheduler, "last_epoch", None)
     return count if isinstance(count, int) else None
-
-
-def _over(value: float, base: float) -> float:
-    return value / base if base else math.inf if value else 1.0

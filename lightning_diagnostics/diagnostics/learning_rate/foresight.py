@@ -101,10 +101,11 @@ def foresee(trainer: Trainer, end: float) -> Foreseen:
         trainer: The Trainer, before its first batch.
         end: The optimizer steps of the run (in manual optimisation its batches); ``inf`` if nobody knows.
     """
-    optimizers = [each for each in trainer.optimizers if isinstance(each, Optimizer)]
-    twins = [_twin(each) for each in optimizers]
+    twins = [_twin(each) if isinstance(each, Optimizer) else None for each in trainer.optimizers]
     memo: dict[int, Any] = {id(each): each for each in (trainer, trainer.lightning_module)}
-    for real, twin in zip(optimizers, twins, strict=True):
+    for real, twin in zip(trainer.optimizers, twins, strict=True):
+        if twin is None:
+            continue
         memo |= {id(real): twin, id(real.param_groups): twin.param_groups}
         memo |= {id(one): other for one, other in zip(real.param_groups, twin.param_groups, strict=True)}
     unknown: list[str] = []
@@ -119,7 +120,7 @@ def foresee(trainer: Trainer, end: float) -> Foreseen:
             unknown.append(f"{name}, whose optimizer the Trainer does not have")
         else:
             try:
-                place = next(place for place, each in enumerate(optimizers) if each is one.optimizer)
+                place = next(place for place, each in enumerate(trainer.optimizers) if each is one.optimizer)
                 actors.append(_Actor(one, copy.deepcopy(one.scheduler, memo), place))
             except Exception as fault:  # noqa: BLE001  # what cannot be copied cannot be foreseen
                 unknown.append(f"{name}, of which no copy can be made ({type(fault).__name__})")
@@ -235,5 +236,5 @@ def _twin(optimizer: Optimizer) -> Optimizer:
     return twin
 
 
-def _rates(optimizer: Optimizer) -> list[float]:
-    return [float(group.get("lr") or 0.0) for group in optimizer.param_groups]
+def _rates(optimizer: Optimizer | None) -> list[float]:
+    return [] if optimizer is None else [float(group.get("lr") or 0.0) for group in optimizer.param_groups]

@@ -221,12 +221,12 @@ class Endless:
     Attributes:
         cooldown: The cooldown that was asked for.
         warmup: The warmup, if it was asked for as a fraction of the run.
-        why: Why nobody knows.
+        has_length: Whether the training loader has a length.
     """
 
     cooldown: str
     warmup: str
-    why: str
+    has_length: bool
 
 
 @dataclass(frozen=True)

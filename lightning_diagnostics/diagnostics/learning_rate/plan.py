@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -79,6 +79,11 @@ class Plan:
     axes: tuple[Axis, ...]
     started: Started | None = None
 
+    @property
+    def main(self) -> Axis:
+        """The way of counting that tells of the end; the first if none does."""
+        return next((axis for axis in self.axes if axis.end < math.inf), self.axes[0])
+
     def warmup_steps(self, axis: Axis, beta2: float | None) -> float:
         """Length of the warmup on an axis; 0 for none.
 
@@ -118,6 +123,19 @@ class Plan:
             falling = [self._cooled((places[0] - self.started.at) / self.started.length)]
         return max(rising, default=1.0) * min(falling)
 
+    def ahead(self, step: int, beta2: float | None) -> float:
+        """The factor of a later step of the first axis, as far as it is known now."""
+        return Plan(self.wish, self.axes[:1], self.started).factor(step, [step], beta2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"wish": asdict(self.wish), "axes": [asdict(axis) for axis in self.axes]}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any], started: Started | None) -> "Plan":
+        """The plan of a checkpoint."""
+        return cls(Wish(**plain["wish"]), tuple(Axis(**axis) for axis in plain["axes"]), started)
+
     def _cooling(self, axis: Axis, place: float, beta2: float | None) -> float:
         length = self.cooldown_steps(axis, beta2)
         return self._cooled((place - (axis.end - length)) / length) if length else 1.0
@@ -154,7 +172,7 @@ def described(plan: Plan, beta2: float | None) -> str:
         plan: The plan.
         beta2: The decay rate of the optimizer's average of squared gradients; None if it has none.
     """
-    axis, asked = plan.axes[0], plan.wish
+    axis, asked = plan.main, plan.wish
     length = plan.warmup_steps(axis, beta2)
     if length:
         rise = f"{asked.warmup_shape} warmup over {length:g} {axis.unit}"
@@ -169,7 +187,7 @@ def described(plan: Plan, beta2: float | None) -> str:
         rise = "no warmup"
     if plan.started is not None:
         first, steps = plan.started.at, plan.started.length
-        return f"{rise}; {asked.cooldown_shape} cooldown from {first} over {steps} {axis.unit}, begun by hand"
+        return f"{rise}; {asked.cooldown_shape} cooldown from {first} over {steps} {plan.axes[0].unit}, begun by hand"
     cooled = plan.cooldown_steps(axis, beta2)
     if cooled:
         fall = f"{asked.cooldown_shape} cooldown from {axis.end - cooled:g} to {axis.end:g} ({axis.source})"

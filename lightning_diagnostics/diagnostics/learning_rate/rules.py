@@ -134,7 +134,7 @@ def warmup_never_ends(measured: "Course", limits: Limits) -> Verdict:
     return Diagnosis(
         Severity.WARNING,
         measured.optimizer,
-        measured.steps[0],
+        0,
         f"The learning rate of {measured.optimizer} rises from {rates[0]:.3g} to {rates[-1]:.3g} over all "
         f"{measured.total} steps of the run: its warmup does not end ({measured.cause}).",
         "give the warmup fewer steps than the run has; a scheduler that counts steps needs "
@@ -230,7 +230,7 @@ def scheduler_overruns(measured: "SchedulerPlan", limits: Limits) -> Verdict:
     return Diagnosis(
         Severity.ERROR,
         measured.optimizer,
-        measured.raises_at,
+        0,
         f"{measured.name} of {measured.optimizer} will raise an error after optimizer step {measured.raises_at} of "
         f"{measured.steps}: {measured.error}",
         "give it the length of the run, self.trainer.estimated_stepping_batches, or end the run before.",
@@ -307,7 +307,7 @@ def vanished_rate(measured: "Course", limits: Limits) -> Verdict:
     return Diagnosis(
         Severity.WARNING,
         measured.optimizer,
-        low[0],
+        0,
         f"The learning rate of {measured.optimizer} is below {floor:.1g} in {share:.0%} of the run, from step {low[0]} "
         f"on: nothing is learned there ({measured.cause})."
         if highest
@@ -490,12 +490,15 @@ def no_end(measured: "Endless", limits: Limits) -> Verdict:
     """
     if not measured.cooldown and not measured.warmup:
         return None
+    why = "neither max_steps nor max_epochs nor max_time is set"
+    if not measured.has_length:
+        why = "the training loader has no length, and neither max_steps nor max_time is set"
     left_out = " and ".join(each for each in (measured.warmup, measured.cooldown) if each)
     return Diagnosis(
         Severity.INFO,
         None,
         0,
-        f"The end of this run is not known ({measured.why}): it is trained without {left_out}.",
+        f"The end of this run is not known ({why}): it is trained without {left_out}.",
         "give the Trainer max_steps, max_epochs or max_time; or call start_cooldown() when the run is to end.",
     )
 

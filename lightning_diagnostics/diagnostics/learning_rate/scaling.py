@@ -130,9 +130,9 @@ class Scaling:
         self._handles, self._optimizers, self._places = [], [], {}
         self.unreachable = set()
 
-    def place_of(self, optimizer: Optimizer) -> int:
-        """The place of an optimizer that was taken up."""
-        return self._places.get(id(optimizer), 0)
+    def made_by(self, optimizer: Optimizer) -> int:
+        """Steps that an optimizer has made."""
+        return self.made.get(self._places.get(id(optimizer), -1), 0)
 
     # The hooks.
 

@@ -1,0 +1,101 @@
+"""The factors of a run: the plan as it is now, and where the run is."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch.optim import Optimizer
+
+from lightning_diagnostics.callback import trainer as insides
+from lightning_diagnostics.callback.namespaces import Trainer
+from lightning_diagnostics.callback.trainer import Axis
+from lightning_diagnostics.diagnostics.learning_rate.names import beta2
+from lightning_diagnostics.diagnostics.learning_rate.plan import Plan, Started, Wish
+
+
+class Factors:
+    """What the rates of a run are multiplied with, at its next step.
+
+    Args:
+        wish: What was asked for.
+        started: A cooldown that was begun by hand before a resume.
+    """
+
+    def __init__(self, wish: Wish, started: Started | None) -> None:
+        self.plan = Plan(wish, (Axis(insides.STEPS, math.inf),), started)
+        self._clock: Callable[[], float] | None = None
+        self._share = 0.0
+        self._is_known = False  # whether the end of the run was computed within a batch
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the time of the run is limited."""
+        return self._clock is not None
+
+    def begin(self, trainer: Trainer) -> None:
+        """Training starts."""
+        self._clock = insides.time_share(trainer)
+        self._take_axes(trainer, None)
+
+    def begin_batch(self, trainer: Trainer, batch_idx: int) -> None:
+        """A batch begins: take up where the run ends, in its first and in the first of every epoch.
+
+        Where time is limited and there are several processes, all take it from the first.
+        """
+        if batch_idx == 0 or not self._is_known:
+            self._take_axes(trainer, batch_idx)
+        if self._clock is not None:
+            self._share = insides.gather(trainer, self._clock())[0]
+
+    def start_cooldown(self, trainer: Trainer, steps: int | None) -> Started:
+        """A cooldown begins at the next step.
+
+        Args:
+            trainer: The Trainer.
+            steps: How long it takes; as long as was asked for if None.
+        """
+        plan = self._of_now(trainer)
+        at = insides.place(trainer, plan.axes[0].unit)
+        end = min((axis.end for axis in plan.axes if axis.unit == plan.axes[0].unit), default=math.inf)
+        wanted = plan.wish.cooldown if steps is None else steps
+        if isinstance(wanted, float) and wanted < 1:
+            # Of a run without an end: of the steps made so far and those of the cooldown.
+            length = wanted * end if end < math.inf else at * wanted / (1 - wanted)
+        elif isinstance(wanted, int):
+            length = wanted
+        else:
+            length = end - at if end < math.inf else at
+        started = Started(at, max(1, round(min(length, end - at))))
+        self.plan = Plan(plan.wish, self.plan.axes, started)
+        return started
+
+    def of(self, optimizer: Optimizer, trainer: Trainer, made: int) -> Sequence[float]:
+        """The factor of each group of an optimizer at its next step.
+
+        Args:
+            optimizer: The optimizer.
+            trainer: The Trainer.
+            made: Steps that it has made, in manual optimisation.
+        """
+        plan = self._of_now(trainer)
+        places = [insides.place(trainer, axis.unit) for axis in plan.axes]
+        own = places[0] if trainer.lightning_module.automatic_optimization else made
+        known: dict[float | None, float] = {}
+        factors: list[float] = []
+        for group in optimizer.param_groups:
+            rate2 = beta2(optimizer, group)
+            if rate2 not in known:
+                known[rate2] = plan.factor(own, places, rate2)
+            factors.append(known[rate2])
+        return factors
+
+    def _take_axes(self, trainer: Trainer, batch_idx: int | None) -> None:
+        self._is_known = batch_idx is not None
+        self.plan = Plan(self.plan.wish, tuple(insides.axes(trainer, batch_idx)), self.plan.started)
+
+    def _of_now(self, trainer: Trainer) -> Plan:
+        """The plan; where the run's time is limited, with the end that the pace so far makes likely."""
+        if self._share <= 0:
+            return self.plan
+        unit = self.plan.axes[0].unit
+        end = (insides.place(trainer, unit) + 1) / self._share
+        return Plan(self.plan.wish, (*self.plan.axes, Axis(unit, end, "max_time")), self.plan.started)
