@@ -228,11 +228,11 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             return text
         plans: dict[str, list[str]] = {}
         for place, optimizer in _each(trainer).items():
-            words = described(self._factors.plan, beta2(optimizer, optimizer.param_groups[0]))
-            if self._factors.is_timed:
-                words += "; by time, too (max_time)"
+            rate2 = beta2(optimizer, optimizer.param_groups[0])
+            words = described(self._factors.plan, rate2, timed=self._factors.is_timed)
             plans.setdefault(words, []).append(self._names[place])
-        return "; ".join([text, *(f"{', '.join(names)} with {words}" for words, names in plans.items())])
+        parts = [f"{' and '.join(names)}: {words}" for words, names in plans.items()]
+        return f"{text} ({'; '.join(parts)})" if parts else text
 
     @override
     def room_state(self) -> dict[str, Any]:

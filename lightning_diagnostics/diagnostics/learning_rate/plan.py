@@ -165,12 +165,13 @@ class Plan:
         return [round(wanted * axis.end)] if isinstance(wanted, float) else []
 
 
-def described(plan: Plan, beta2: float | None) -> str:
+def described(plan: Plan, beta2: float | None, *, timed: bool = False) -> str:
     """A plan in words.
 
     Args:
         plan: The plan.
         beta2: The decay rate of the optimizer's average of squared gradients; None if it has none.
+        timed: Whether the time of the run is limited.
     """
     axis, asked = plan.main, plan.wish
     length = plan.warmup_steps(axis, beta2)
@@ -182,19 +183,21 @@ def described(plan: Plan, beta2: float | None) -> str:
     elif asked.warmup == "auto" and beta2 is None:
         rise = "no warmup (no average of squared gradients: give steps)"
     elif isinstance(asked.warmup, float) and axis.end == math.inf:
-        rise = f"warmup over {asked.warmup:g} of a run without a known end"
+        rise = f"warmup over {asked.warmup:g} of " + ("max_time" if timed else "a run without a known end")
     else:
         rise = "no warmup"
     if plan.started is not None:
         first, steps = plan.started.at, plan.started.length
-        return f"{rise}; {asked.cooldown_shape} cooldown from {first} over {steps} {plan.axes[0].unit}, begun by hand"
+        return f"{rise}, {asked.cooldown_shape} cooldown from {first} over {steps} {plan.axes[0].unit}, begun by hand"
     cooled = plan.cooldown_steps(axis, beta2)
     if cooled:
-        fall = f"{asked.cooldown_shape} cooldown from {axis.end - cooled:g} to {axis.end:g} ({axis.source})"
-        return f"{rise}; {fall}" + (f", to {asked.floor:g}" if asked.floor else "")
+        fall = f"{asked.cooldown_shape} cooldown from {axis.end - cooled:g} to {axis.end:g} by {axis.source}"
+        return f"{rise}, {fall}" + (f" to {asked.floor:g}" if asked.floor else "") + (" or max_time" if timed else "")
+    if asked.cooldown and timed:
+        return f"{rise}, {asked.cooldown_shape} cooldown over the last {asked.cooldown} of max_time"
     if asked.cooldown and axis.end == math.inf:
-        return f"{rise}; no cooldown, as the end of the run is not known in {axis.unit}"
-    return f"{rise}; no cooldown"
+        return f"{rise}, no cooldown as the end of the run is not known"
+    return f"{rise}, no cooldown"
 
 
 def wish(

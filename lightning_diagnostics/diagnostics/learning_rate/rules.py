@@ -175,7 +175,7 @@ def schedule_in_wrong_unit(measured: "SchedulerPlan", limits: Limits) -> Verdict
     if not length or not measured.calls or measured.steps < limits.warmup_steps:
         return None
     others: dict[str, int] = {}
-    remedy = "its length in optimizer steps, self.trainer.estimated_stepping_batches."
+    remedy = "give its length in optimizer steps, self.trainer.estimated_stepping_batches."
     if length >= limits.unit_ratio * measured.calls:
         others = {"batches": measured.batches}
         if measured.interval == "epoch":
@@ -336,7 +336,8 @@ def overlapping_plan(measured: "Fit", limits: Limits) -> Verdict:
     ## When it is wrong
     Where the run is only a trial of the program; runs of a few steps are not judged.
     """
-    if measured.total < limits.warmup_steps or measured.warmup + measured.cooldown <= measured.total:
+    fits = measured.warmup + measured.cooldown <= measured.total
+    if measured.total < limits.warmup_steps or not measured.cooldown or fits:  # a warmup alone: warmup-never-ends
         return None
     left = max(0, measured.total - measured.warmup)
     became = f"the cooldown is cut to {left:g}" if left else "there is no cooldown"
