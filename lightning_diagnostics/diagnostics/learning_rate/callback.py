@@ -20,7 +20,7 @@ from lightning_diagnostics.diagnostics.learning_rate import rules as room
 from lightning_diagnostics.diagnostics.learning_rate.checking import course, doubled, fit, scheduler_plans
 from lightning_diagnostics.diagnostics.learning_rate.drawing import planned, used
 from lightning_diagnostics.diagnostics.learning_rate.factors import Factors
-from lightning_diagnostics.diagnostics.learning_rate.foresight import Foreseen, foresee
+from lightning_diagnostics.diagnostics.learning_rate.foresight import Foreseen, UnforeseeableError, foresee
 from lightning_diagnostics.diagnostics.learning_rate.measure import Changed, Endless, Spent, Stepping
 from lightning_diagnostics.diagnostics.learning_rate.names import beta2, optimizer_names
 from lightning_diagnostics.diagnostics.learning_rate.plan import Plan, Preset, Started, described, wish
@@ -365,7 +365,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         try:
             with undisturbed(trainer, pl_module, guard=False):  # a schedule may call functions of the program
                 return foresee(trainer, end)
-        except CannotRestoreError as fault:
+        except (CannotRestoreError, UnforeseeableError) as fault:
             self._blind_once(trainer, f"not foreseen: the schedule ({fault})", "see the chart of the rates in use")
             return None
 

@@ -27,6 +27,10 @@ _SECONDS = 2.0  # that a long run is foreseen for; a step of a scheduler takes s
 _POINTS = 200  # of a curve
 
 
+class UnforeseeableError(RuntimeError):
+    """A scheduler cannot be stepped ahead."""
+
+
 @dataclass(frozen=True)
 class Counts:
     """How often something will have happened when the run ends, what came before a resume included.
@@ -100,6 +104,9 @@ def foresee(trainer: Trainer, end: float) -> Foreseen:
     Args:
         trainer: The Trainer, before its first batch.
         end: The optimizer steps of the run (in manual optimisation its batches); ``inf`` if nobody knows.
+
+    Raises:
+        UnforeseeableError: if a function of the program's fails when it is called ahead.
     """
     twins = [_twin(each) if isinstance(each, Optimizer) else None for each in trainer.optimizers]
     memo: dict[int, Any] = {id(each): each for each in (trainer, trainer.lightning_module)}
@@ -189,7 +196,9 @@ class _Actor:
         self._calls += 1
         try:
             self._twin.step()
-        except Exception as fault:  # noqa: BLE001  # it is the program's own, and will come up in the run
+        except Exception as fault:
+            if not _is_of_torch(fault):  # a function of the program's, which may need what only the run has
+                raise UnforeseeableError(f"{type(self._twin).__name__} ({type(fault).__name__}: {fault})") from fault
             self._raised = (step, f"{type(fault).__name__}: {fault}")
 
     def seen(self, run: Counts) -> Seen:
@@ -222,6 +231,14 @@ def own_length(scheduler: Any) -> int | None:
         last = own_length(scheduler._schedulers[-1])
         return None if last is None else int(scheduler._milestones[-1]) + last
     return None
+
+
+def _is_of_torch(fault: BaseException) -> bool:
+    """Whether an error was raised by a scheduler of torch's itself, and not by a function that it was given."""
+    trace = fault.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") == "torch.optim.lr_scheduler"
 
 
 def _twin(optimizer: Optimizer) -> Optimizer:
