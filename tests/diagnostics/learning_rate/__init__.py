@@ -1,0 +1,1 @@
+"""What `WarmupCooldownScheduler` multiplies, foresees, finds, and leaves alone."""
