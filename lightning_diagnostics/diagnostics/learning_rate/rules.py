@@ -1,6 +1,7 @@
 """What is wrong with a learning-rate schedule: numbers in, findings out. No torch."""
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -468,7 +469,11 @@ def doubled_schedule(measured: "Doubled", limits: Limits) -> Verdict:
         0,
         f"The schedule of {measured.optimizer} has a {what} of its own: its rate and the factor are multiplied.",
         f"if that is not wanted: {', '.join(f'{each}=None' for each in what.split(' and '))}.",
-        {"own_rise": measured.rise, "own_fall": measured.fall, "doubled-schedule.factor": limits.doubled},
+        {
+            "own_rise": measured.rise if math.isfinite(measured.rise) else "from 0",
+            "own_fall": measured.fall,
+            "doubled-schedule.factor": limits.doubled,
+        },
     )
 
 
