@@ -27,7 +27,7 @@ class Limits:
     """The limits of this room."""
 
     warmup_steps: int = limit(
-        20,
+        100,
         key="warmup-never-ends.steps",
         meaning="optimizer steps that a run has at least, for its schedule to be judged",
         source="convention: a shorter run only tries the program out",
