@@ -170,7 +170,7 @@ def schedule_in_wrong_unit(measured: "SchedulerPlan", limits: Limits) -> Verdict
 
     ## When it is wrong
     Where a length agrees with the other unit by chance. A part of a schedule that is short on purpose (a linear warmup
-    over some steps) is not judged by the number of epochs.
+    over some steps) is not judged by the number of epochs, nor is a cosine as long as an epoch has steps.
     """
     length = measured.length
     if not length or not measured.calls or measured.steps < limits.warmup_steps:
@@ -183,7 +183,10 @@ def schedule_in_wrong_unit(measured: "SchedulerPlan", limits: Limits) -> Verdict
             others = {"optimizer steps": measured.steps, **others}
             remedy = 'return {"scheduler": scheduler, "interval": "step"} from configure_optimizers.'
     elif measured.interval == "step" and measured.whole and measured.calls >= limits.unit_ratio * length:
-        others = {"epochs": measured.epochs}
+        in_each = (
+            measured.steps / measured.epochs if measured.epochs else 0.0
+        )  # a wave for each epoch is one on purpose
+        others = {} if in_each and abs(length / in_each - 1) <= limits.unit_match else {"epochs": measured.epochs}
     unit = next((unit for unit, count in others.items() if abs(length / count - 1) <= limits.unit_match), None)
     if unit is None:
         return None
