@@ -288,7 +288,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
 
     @override
     def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._epochs += 1
+        self._epochs += trainer.is_last_batch  # one that is cut short may be stepped at its end
         self._judge_stepping(trainer)
 
     # Where the ranks meet.

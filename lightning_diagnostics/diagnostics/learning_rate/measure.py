@@ -165,8 +165,8 @@ class Stepping:
         name: Of its class.
         optimizer: The name of its optimizer.
         stepped: Whether it has been, in this run.
-        steps: Optimizer steps made so far in this run.
-        epochs: Epochs that have ended in this run.
+        steps: Training batches of this run so far, if the optimizer has made a step.
+        epochs: Whole epochs of this run so far.
         ended: Whether the run is over.
     """
 

@@ -55,16 +55,16 @@ class Limits:
         low=1.0,
     )
     idle_epochs: int = limit(
-        2,
+        10,
         key="scheduler-never-stepped.epochs",
         meaning="epochs that have ended without a step of a scheduler that the module steps by itself",
-        source="arithmetic: one that is stepped once an epoch has been stepped by then",
+        source="convention: one that is stepped every few epochs has been stepped by then; " + _SWEEP,
         low=1,
     )
     idle_steps: int = limit(
         100,
         key="scheduler-never-stepped.steps",
-        meaning="optimizer steps of a shorter run after which, at its end, the same is said",
+        meaning="training batches of a shorter run, of an epoch at least, after which, at its end, the same is said",
         source="convention: a shorter run only tries the program out",
         low=1,
     )
@@ -258,22 +258,23 @@ def scheduler_never_stepped(measured: "Stepping", limits: Limits) -> Verdict:
     Call `self.lr_schedulers().step()` in `training_step` after the optimizer's step, or in `on_train_epoch_end`.
 
     ## When it is wrong
-    A scheduler that is to begin late (after a number of epochs) is accused until it does.
+    A scheduler that is to begin late (after ten epochs or more), or in a run that ends before it does, is accused.
     """
     if measured.stepped or not measured.steps:
         return None
-    if measured.epochs < limits.idle_epochs and not (measured.ended and measured.steps >= limits.idle_steps):
+    over = measured.ended and measured.epochs and measured.steps >= limits.idle_steps
+    if measured.epochs < limits.idle_epochs and not over:
         return TooEarly(measured.epochs, limits.idle_epochs, "epochs")
     return Diagnosis(
         Severity.WARNING,
         measured.optimizer,
         0,
-        f"{measured.name} of {measured.optimizer} has not been stepped once in {measured.steps} optimizer steps and "
+        f"{measured.name} of {measured.optimizer} has not been stepped once in {measured.steps} training batches and "
         f"{measured.epochs} epochs: the learning rate stays where it began.",
         "call self.lr_schedulers().step() after the optimizer's step or at the end of an epoch: where the module "
         "optimises by hand, Lightning does not.",
         {
-            "optimizer_steps": measured.steps,
+            "batches": measured.steps,
             "epochs": measured.epochs,
             "scheduler-never-stepped.epochs": limits.idle_epochs,
         },
