@@ -21,7 +21,7 @@ from lightning_diagnostics.diagnostics.learning_rate.checking import course, dou
 from lightning_diagnostics.diagnostics.learning_rate.drawing import planned, used
 from lightning_diagnostics.diagnostics.learning_rate.factors import Factors
 from lightning_diagnostics.diagnostics.learning_rate.foresight import Foreseen, UnforeseeableError, foresee
-from lightning_diagnostics.diagnostics.learning_rate.measure import Changed, Endless, Spent, Stepping
+from lightning_diagnostics.diagnostics.learning_rate.measure import Changed, Course, Endless, Spent, Stepping
 from lightning_diagnostics.diagnostics.learning_rate.names import beta2, optimizer_names
 from lightning_diagnostics.diagnostics.learning_rate.plan import Plan, Preset, Started, described, wish
 from lightning_diagnostics.diagnostics.learning_rate.range_test import curves, range_tests, summary
@@ -144,6 +144,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._blind: list[str] = []
         self._began: dict[int, int | None] = {}  # steps of the schedulers when the run began, by their place
         self._epochs = self._batches = 0  # of this run
+        self._zero: dict[int, Course] = {}  # plans of optimizers without a rate, which the program may yet set
         self._tests: set[int] = set()  # range tests that are drawn
 
     def __getstate__(self) -> dict[str, Any]:
@@ -262,6 +263,8 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             self._names = optimizer_names(trainer.optimizers)
             self._take_up(trainer)
         self._factors.begin_batch(trainer, batch_idx)
+        if self._zero and self._batches > self._limits.warmup_steps:
+            self._judge_zero(trainer)
         if is_look(batch_idx, batches=insides.batches_per_epoch(trainer), every=self.every_n_train_steps):
             self._scaling.looks = self._acts
             if not self._acts and len(self._names) == len(trainer.optimizers):
@@ -371,6 +374,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
 
     def _judge_plan(self, trainer: Trainer, foreseen: Foreseen) -> None:
         now, plan = insides.log_step(trainer), self._factors.plan
+        steps_itself = insides.steps_schedulers_itself(trainer) or not trainer.lr_scheduler_configs
         wrong: set[str] = set()  # optimizers whose schedule is in the wrong unit: what follows from it is not said
         for one in scheduler_plans(foreseen, self._names):
             self.judge(trainer, room.scheduler_overruns, one, step=now)
@@ -385,7 +389,10 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             if foreseen.first < foreseen.until == plan.axes[0].end and name not in wrong:
                 ahead = course(foreseen, plan, place, optimizer, name)
                 self.judge(trainer, room.warmup_never_ends, ahead, step=now)
-                self.judge(trainer, room.vanished_rate, ahead, step=now)
+                if any(ahead.rates):
+                    self.judge(trainer, room.vanished_rate, ahead, step=now)
+                elif steps_itself:
+                    self._zero[place] = ahead
                 twice = doubled(foreseen, plan, place, optimizer, name)
                 self.judge(trainer, room.doubled_schedule, twice, step=now)
         if plan.main.end == math.inf and not self._factors.is_timed:
@@ -393,6 +400,14 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             warmup = f"the warmup of {self._wish.warmup}" if isinstance(self._wish.warmup, float) else ""
             endless = Endless(cooldown, warmup, insides.batches_per_epoch(trainer) is not None)
             self.judge(trainer, room.no_end, endless, step=now)
+
+    def _judge_zero(self, trainer: Trainer) -> None:
+        """Whether a rate that was planned to be zero still is."""
+        optimizers = _each(trainer)
+        for place, ahead in self._zero.items():
+            if place in optimizers and not any(float(group["lr"] or 0) for group in optimizers[place].param_groups):
+                self.judge(trainer, room.vanished_rate, ahead, step=self._step)
+        self._zero = {}
 
     def _compare(self, trainer: Trainer) -> None:
         """Whether a run that is resumed had another plan."""
@@ -407,7 +422,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
 
         def factor(plan: Plan) -> float:
             places = [insides.place(trainer, axis.unit) for axis in plan.axes]
-            return plan.factor(places[0] if automatic else self._steps_made.get(place, 0), places, rate2)
+            return plan.curve(rate2).factor(places[0] if automatic else self._steps_made.get(place, 0), places)
 
         step = insides.log_step(trainer)
         changed = Changed(step, factor(old), factor(now), described(old, rate2), described(now, rate2))

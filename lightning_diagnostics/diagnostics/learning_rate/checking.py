@@ -43,7 +43,8 @@ def fit(plan: Plan, optimizer: Optimizer) -> Fit:
 
 def course(foreseen: Foreseen, plan: Plan, place: int, optimizer: Optimizer, name: str) -> Course:
     """The planned rate of the group of an optimizer that has the highest."""
-    known = {rate2: [plan.ahead(step, rate2) for step in foreseen.steps] for rate2 in _betas(optimizer)}
+    curves = {rate2: plan.ahead(rate2) for rate2 in _betas(optimizer)}
+    known = {rate2: [curve.factor(step, [step]) for step in foreseen.steps] for rate2, curve in curves.items()}
     factors = [known[beta2(optimizer, group)] for group in optimizer.param_groups]
     rates = (
         max((own * by[index] for own, by in zip(at[place], factors, strict=True)), default=0.0)

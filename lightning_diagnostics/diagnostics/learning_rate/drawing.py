@@ -32,9 +32,9 @@ def planned(
     """The planned rates by step, counted from the step that the run begins at."""
     points: dict[int, list[Planned]] = {}
     for place, index, name in drawn_groups(optimizers, names):
-        rate2 = beta2(optimizers[place], optimizers[place].param_groups[index])
+        curve = plan.ahead(beta2(optimizers[place], optimizers[place].param_groups[index]))
         for step, rates in zip(foreseen.steps, foreseen.rates, strict=True):
-            one = Planned(name, rates[place][index] * plan.ahead(step, rate2))
+            one = Planned(name, rates[place][index] * curve.factor(step, [step]))
             points.setdefault(step - foreseen.first, []).append(one)
     return points
 

@@ -9,7 +9,7 @@ from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.namespaces import Trainer
 from lightning_diagnostics.callback.trainer import Axis
 from lightning_diagnostics.diagnostics.learning_rate.names import beta2
-from lightning_diagnostics.diagnostics.learning_rate.plan import Plan, Started, Wish
+from lightning_diagnostics.diagnostics.learning_rate.plan import Curve, Plan, Started, Wish
 
 
 class Factors:
@@ -24,6 +24,7 @@ class Factors:
         self.plan = Plan(wish, (Axis(insides.STEPS, math.inf),), started)
         self._clock: Callable[[], float] | None = None
         self._share = 0.0
+        self._curved, self._curves = self.plan, dict[float | None, Curve]()
         self._is_known = False  # whether the end of the run was computed within a batch
 
     @property
@@ -77,6 +78,8 @@ class Factors:
             made: Steps that it has made, in manual optimisation.
         """
         plan = self._of_now(trainer)
+        if plan is not self._curved:
+            self._curved, self._curves = plan, {}
         places = [insides.place(trainer, axis.unit) for axis in plan.axes]
         own = places[0] if trainer.lightning_module.automatic_optimization else made
         known: dict[float | None, float] = {}
@@ -84,13 +87,17 @@ class Factors:
         for group in optimizer.param_groups:
             rate2 = beta2(optimizer, group)
             if rate2 not in known:
-                known[rate2] = plan.factor(own, places, rate2)
+                if rate2 not in self._curves:
+                    self._curves[rate2] = plan.curve(rate2)
+                known[rate2] = self._curves[rate2].factor(own, places)
             factors.append(known[rate2])
         return factors
 
     def _take_axes(self, trainer: Trainer, batch_idx: int | None) -> None:
         self._is_known = batch_idx is not None
-        self.plan = Plan(self.plan.wish, tuple(insides.axes(trainer, batch_idx)), self.plan.started)
+        axes = tuple(insides.axes(trainer, batch_idx))
+        if axes != self.plan.axes:
+            self.plan = Plan(self.plan.wish, axes, self.plan.started)
 
     def _of_now(self, trainer: Trainer) -> Plan:
         """The plan; where the run's time is limited, with the end that the pace so far makes likely."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from torch.optim import Optimizer
@@ -35,7 +36,12 @@ def beta2(optimizer: Optimizer, group: dict[str, Any]) -> float | None:
     betas = group.get("betas")
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         return None
-    if any(word in type(optimizer).__name__.lower() for word in _OTHER_BETAS):
+    if _means_other(type(optimizer).__name__):
         return None
     value = float(betas[1])
     return value if 0 < value < 1 else None
+
+
+@lru_cache
+def _means_other(name: str) -> bool:
+    return any(word in name.lower() for word in _OTHER_BETAS)

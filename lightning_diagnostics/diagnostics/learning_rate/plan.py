@@ -66,6 +66,48 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """The factor over the run, for the groups of optimizers that have the same automatic warmup.
+
+    Attributes:
+        wish: What was asked for.
+        own: Length of the warmup in steps of the optimizer itself; None if it has none in these.
+        shared: Lengths of the warmup on axes of the run: the place of the axis, and the length.
+        falls: Cooldowns: the place of the axis, where it begins, and how long it takes.
+    """
+
+    wish: Wish
+    own: float | None
+    shared: tuple[tuple[int, float], ...]
+    falls: tuple[tuple[int, float, float], ...]
+
+    def factor(self, own: int, places: Sequence[float]) -> float:
+        """What a learning rate is multiplied with.
+
+        A warmup may be bounded in several ways, by steps of the optimizer and by a share of the run: the one that is
+        further on holds. Of several ends of the run, the nearest does.
+
+        Args:
+            own: Steps that the optimizer itself has made.
+            places: How far the run is, on each axis.
+        """
+        shape = self.wish.warmup_shape
+        rising = 1.0 if self.own is None and not self.shared else 0.0
+        if self.own is not None:
+            rising = warmup_factor(own, self.own, shape=shape)
+        for axis, length in self.shared:
+            if rising < 1:
+                rising = max(rising, warmup_factor(places[axis], length, shape=shape))
+        falling = 1.0
+        for axis, begins, length in self.falls:
+            if places[axis] > begins:
+                progress = (places[axis] - begins) / length
+                cooled = cooldown_factor(progress, shape=self.wish.cooldown_shape, floor=self.wish.floor)
+                falling = min(falling, cooled)
+        return rising * falling
+
+
+@dataclass(frozen=True)
 class Plan:
     """The factors of one run.
 
@@ -91,7 +133,8 @@ class Plan:
             axis: One of the run's.
             beta2: The decay rate of the optimizer's average of squared gradients; None if it has none.
         """
-        return min(self._ramps(axis, beta2), default=0)
+        lengths = (self._own(beta2), self._share(axis, beta2))
+        return min((length for length in lengths if length is not None), default=0)
 
     def cooldown_steps(self, axis: Axis, beta2: float | None) -> float:
         """Length of the cooldown at the end of an axis, which begins after the warmup; 0 for none."""
@@ -106,26 +149,23 @@ class Plan:
             return axis.end - self.warmup_steps(axis, beta2)
         return round(wanted * axis.end) if isinstance(wanted, float) else int(wanted)
 
-    def factor(self, own: int, places: Sequence[float], beta2: float | None) -> float:
-        """What a learning rate is multiplied with.
+    def curve(self, beta2: float | None) -> Curve:
+        """The factor over the run.
 
         Args:
-            own: Steps that the optimizer itself has made.
-            places: How far the run is, on each axis.
             beta2: The decay rate of the optimizer's average of squared gradients; None if it has none.
         """
-        rising = [warmup_factor(own, length, shape=self.wish.warmup_shape) for length in self._own_ramps(beta2)]
-        for axis, place in zip(self.axes, places, strict=True):
-            lengths = self._shared_ramps(axis, beta2)
-            rising += [warmup_factor(place, length, shape=self.wish.warmup_shape) for length in lengths]
-        falling = [self._cooling(axis, place, beta2) for axis, place in zip(self.axes, places, strict=True)]
+        lengths = [(place, self._share(axis, beta2)) for place, axis in enumerate(self.axes)]
+        shared = tuple((place, length) for place, length in lengths if length is not None)
+        cooled = [(place, axis.end, self.cooldown_steps(axis, beta2)) for place, axis in enumerate(self.axes)]
+        falls = tuple((place, end - length, length) for place, end, length in cooled if length)
         if self.started is not None:
-            falling = [self._cooled((places[0] - self.started.at) / self.started.length)]
-        return max(rising, default=1.0) * min(falling)
+            falls = ((0, self.started.at, self.started.length),)
+        return Curve(self.wish, self._own(beta2), shared, falls)
 
-    def ahead(self, step: int, beta2: float | None) -> float:
-        """The factor of a later step of the first axis, as far as it is known now."""
-        return Plan(self.wish, self.axes[:1], self.started).factor(step, [step], beta2)
+    def ahead(self, beta2: float | None) -> Curve:
+        """The factor over the first axis alone, as far as it is known now."""
+        return Plan(self.wish, self.axes[:1], self.started).curve(beta2)
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
@@ -136,33 +176,21 @@ class Plan:
         """The plan of a checkpoint."""
         return cls(Wish(**plain["wish"]), tuple(Axis(**axis) for axis in plain["axes"]), started)
 
-    def _cooling(self, axis: Axis, place: float, beta2: float | None) -> float:
-        length = self.cooldown_steps(axis, beta2)
-        return self._cooled((place - (axis.end - length)) / length) if length else 1.0
-
-    def _cooled(self, progress: float) -> float:
-        return cooldown_factor(progress, shape=self.wish.cooldown_shape, floor=self.wish.floor)
-
-    # A warmup may be bounded in two ways, by steps of the optimizer and by a share of the run: the shorter one holds.
-
-    def _ramps(self, axis: Axis, beta2: float | None) -> list[float]:
-        return [*self._own_ramps(beta2), *self._shared_ramps(axis, beta2)]
-
-    def _own_ramps(self, beta2: float | None) -> list[float]:
-        """Lengths in steps of the optimizer itself."""
+    def _own(self, beta2: float | None) -> float | None:
+        """Length of the warmup in steps of the optimizer itself."""
         wanted = self.wish.warmup
         if wanted == "auto":
-            return [] if beta2 is None else [untuned_warmup_steps(beta2)]
-        return [wanted] if isinstance(wanted, int) and wanted else []
+            return None if beta2 is None else untuned_warmup_steps(beta2)
+        return wanted if isinstance(wanted, int) and wanted else None
 
-    def _shared_ramps(self, axis: Axis, beta2: float | None) -> list[float]:
-        """Lengths as a share of the run."""
+    def _share(self, axis: Axis, beta2: float | None) -> float | None:
+        """Length of the warmup as a share of the run."""
         wanted = self.wish.warmup
         if axis.end == math.inf:
-            return []
+            return None
         if wanted == "auto":
-            return [] if beta2 is None else [axis.end // _CAP]
-        return [round(wanted * axis.end)] if isinstance(wanted, float) else []
+            return None if beta2 is None else axis.end // _CAP
+        return round(wanted * axis.end) if isinstance(wanted, float) else None
 
 
 def described(plan: Plan, beta2: float | None, *, timed: bool = False) -> str:

@@ -287,7 +287,8 @@ def vanished_rate(measured: "Course", limits: Limits) -> Verdict:
 
     ## What it means
     The schedule was stepped ahead on a copy before the first step. For a tenth of the run or more, the highest rate of
-    the optimizer's groups is less than a millionth of the highest of the run, or zero from the first step on.
+    the optimizer's groups is less than a millionth of the highest of the run; or it is zero, and still was after the
+    first hundred batches.
 
     ## Why it matters
     Nothing is learned in those steps: an update is smaller than the rounding of the weights. The time is lost, and a

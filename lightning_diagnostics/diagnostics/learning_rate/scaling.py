@@ -35,12 +35,12 @@ class _Scaled:
             return not isinstance(rate, Tensor) and rate == self.now
         return rate is self.now and self.now._version == self.version
 
-    @torch.no_grad()
     def put_back(self) -> None:
         if self.version is None:
             self.group["lr"] = self.base
         else:
-            self.now.copy_(self.base)
+            with torch.no_grad():
+                self.now.copy_(self.base)
 
 
 @dataclass(eq=False)
@@ -48,6 +48,7 @@ class _Step:
     """A step that is under way."""
 
     depth: int = 0
+    factors: Sequence[float] = ()
     scaled: list[_Scaled] = field(default_factory=list)
 
 
@@ -180,15 +181,18 @@ class Scaling:
     ) -> tuple[Any, Any] | None:
         number = id(optimizer)
         step = self._open.setdefault(number, _Step())
-        if step.depth >= steps_within(optimizer):  # the last one raised, and the program went on
+        if step.depth and step.depth >= steps_within(optimizer):  # the last one raised, and the program went on
             self._restore(number)
             step = self._open[number] = _Step()
         step.depth += 1
         if step.depth > 1:  # a step that calls the one of its parent class
             return None
+        step.factors = self._factors(optimizer)
+        if all(factor == 1.0 for factor in step.factors) and not self.looks:
+            return None
         self._scale(optimizer, step)
         if self.looks:
-            self.last[place] = list(self._factors(optimizer))
+            self.last[place] = list(step.factors)
             self.used[place] = [_copy(group.get("lr")) for group in optimizer.param_groups]
         if not step.scaled:
             return None
@@ -227,10 +231,11 @@ class Scaling:
 
     # The rates.
 
-    @torch.no_grad()
     def _scale(self, optimizer: Optimizer, step: _Step) -> None:
+        if len(step.factors) != len(optimizer.param_groups):  # the closure has added one
+            step.factors = self._factors(optimizer)
         known: dict[int, _Scaled] = {}  # a tensor may be the rate of several groups
-        for group, factor in zip(optimizer.param_groups, self._factors(optimizer), strict=True):
+        for group, factor in zip(optimizer.param_groups, step.factors, strict=True):
             rate = group.get("lr")
             if rate is None or factor == 1.0:
                 continue
@@ -241,7 +246,8 @@ class Scaling:
                 continue
             else:
                 base = rate.detach().clone()
-                rate.mul_(factor)
+                with torch.no_grad():
+                    rate.mul_(factor)
                 scaled = known[id(rate)] = _Scaled(group, base, rate, rate._version)
             step.scaled.append(scaled)
 
