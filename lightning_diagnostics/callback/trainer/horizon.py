@@ -48,7 +48,9 @@ def axes(trainer: Trainer, batch_idx: int | None = None) -> list[Axis]:
 def place(trainer: Trainer, unit: str) -> int:
     """How much of that unit is done before the step that is made next."""
     if unit == BATCHES:
-        return int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        ended = batches.current.processed - batches.current.completed  # 1 in the hooks at the end of a batch
+        return int(batches.total.completed + ended)
     return trainer.global_step
 
 
