@@ -108,7 +108,7 @@ def foresee(trainer: Trainer, end: float) -> Foreseen:
     Raises:
         UnforeseeableError: if a function of the program's fails when it is called ahead.
     """
-    twins = [_twin(each) if isinstance(each, Optimizer) else None for each in trainer.optimizers]
+    twins = [_twin(each) for each in trainer.optimizers]
     memo: dict[int, Any] = {id(each): each for each in (trainer, trainer.lightning_module)}
     for real, twin in zip(trainer.optimizers, twins, strict=True):
         if twin is None:
@@ -241,8 +241,10 @@ def _is_of_torch(fault: BaseException) -> bool:
     return trace is not None and trace.tb_frame.f_globals.get("__name__") == "torch.optim.lr_scheduler"
 
 
-def _twin(optimizer: Optimizer) -> Optimizer:
-    """An optimizer with the same options and no weights."""
+def _twin(optimizer: Any) -> Optimizer | None:
+    """An optimizer with the same options and no weights; None of one that is none of torch's, or has no groups."""
+    if not isinstance(optimizer, Optimizer) or not optimizer.param_groups:
+        return None
     twin = SGD([{"params": [torch.zeros(1)]} for _ in optimizer.param_groups], lr=0.1)
     for group, real in zip(twin.param_groups, optimizer.param_groups, strict=True):
         group.update({name: copy.deepcopy(value) for name, value in real.items() if name != "params"})
