@@ -114,7 +114,7 @@ class Plan:
     Attributes:
         wish: What was asked for.
         axes: The ways in which the run is counted, with their ends; the first is that of lengths in steps.
-        started: The cooldown that was begun by hand, which takes the place of the one at the end.
+        started: The cooldown that was begun by hand; of it and the one at the end, the one that is further on holds.
     """
 
     wish: Wish
@@ -159,8 +159,8 @@ class Plan:
         shared = tuple((place, length) for place, length in lengths if length is not None)
         cooled = [(place, axis.end, self.cooldown_steps(axis, beta2)) for place, axis in enumerate(self.axes)]
         falls = tuple((place, end - length, length) for place, end, length in cooled if length)
-        if self.started is not None:
-            falls = ((0, self.started.at, self.started.length),)
+        if self.started is not None:  # the other goes on, should it have begun: the rate does not rise again
+            falls = (*falls, (0, self.started.at, self.started.length))
         return Curve(self.wish, self._own(beta2), shared, falls)
 
     def ahead(self, beta2: float | None) -> Curve:
