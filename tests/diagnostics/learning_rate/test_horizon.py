@@ -38,7 +38,7 @@ class Stop(Callback):
         self.after = after
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        trainer.should_stop = trainer.fit_loop.epoch_loop.batch_progress.total.processed >= self.after
+        trainer.should_stop = trainer.fit_loop.epoch_loop.total_batch_idx + 1 >= self.after
 
 
 def planned(total: int, *, steps: int | None = None, **lengths: Any) -> Used:
@@ -103,7 +103,7 @@ class Stream(IterableDataset):
     """Rows of which nobody knows the number."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from data().dataset  # pyright: ignore[reportReturnType]  # pairs
+        yield from data().dataset  # pyright: ignore[reportReturnType, reportGeneralTypeIssues]  # of pairs
 
 
 def streamed(program: Program, *callbacks: Any, **settings: Any) -> None:
@@ -184,7 +184,7 @@ class Scripted(Timer):
         self.batches += 1
         super().on_train_batch_end(*args, **kwargs)
 
-    def time_elapsed(self, *args: Any) -> float:
+    def time_elapsed(self, *args: Any, **kwargs: Any) -> float:
         return float(self.batches)
 
 

@@ -121,6 +121,14 @@ def test_where_nothing_is_said_but_the_rest_it_is_the_rest() -> None:
     assert program.used == [(s, 0.1 * (warmup_factor(s, 6) * fall)) for s, fall in enumerate(falls)]
 
 
+@pytest.mark.parametrize("steps", [3, None])
+def test_one_that_is_asked_for_within_the_other_never_raises_the_rate(steps: int | None) -> None:
+    program, callback = Program(), schedule()
+    train(program, callback, Ask(callback, steps=steps, batches=(24,)), max_epochs=3)
+    falls = [min(cooldown_factor((s - 22) / 8), cooldown_factor((s - 25) / (steps or 5))) for s in range(30)]
+    assert program.used == [(s, 0.1 * (warmup_factor(s, 6) * fall)) for s, fall in enumerate(falls)]
+
+
 def test_during_the_warmup_both_are_multiplied() -> None:
     program, callback = Program(), schedule(warmup=20)
     train(program, callback, Ask(callback), max_epochs=3)
