@@ -19,12 +19,14 @@ from torch.optim import Optimizer, lr_scheduler
 from typing_extensions import override
 
 from tests.diagnostics.learning_rate.networks_data import (
+    SIZES,
     ByHand,
     ByHandEachEpoch,
     Program,
     Regression,
     Size,
     stream,
+    table,
 )
 
 PLANNED = 10_000
@@ -348,8 +350,8 @@ class WarmupOfTheDocs(Regression):
     """The warmup of Lightning's documentation, in ``optimizer_step``."""
 
     @override
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any = None) -> None:
-        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.trainer.global_step < 30:
             for group in optimizer.param_groups:
                 group["lr"] = 1e-2 * min(1.0, (self.trainer.global_step + 1) / 30)
@@ -420,11 +422,7 @@ class OnlyTheLossSteps(ByHandEachEpoch):
     @override
     def on_train_epoch_end(self) -> None:
         scheduler: Any = self.lr_schedulers()
-        scheduler.step(self.loss(self._table).item())
-
-    @property
-    def _table(self) -> Any:
-        return next(iter(self.trainer.train_dataloader))
+        scheduler.step(self.loss(table(64)).item())
 
 
 def plateau_by_hand(module: Regression) -> Any:
@@ -573,7 +571,7 @@ NETWORKS: tuple[Program, ...] = (
     Program(adversaries, ByHand, label="adversaries_by_step"),
     Program(adversaries, ByHandEachEpoch, label="adversaries_by_epoch"),
     Program(by_hand_cosine, ByHand),
-    Program(exponential, EveryFifthEpoch, label="by_hand_every_fifth_epoch"),
+    Program(exponential, EveryFifthEpoch, label="by_hand_every_fifth_epoch", sizes=(Size(11, 20), *SIZES[1:])),
     Program(exponential, AtTheLastBatch, label="by_hand_at_the_last_batch"),
     Program(exponential, AtTheLastBatch, label="by_hand_half_an_epoch", settings=short(120), sizes=(Size(4, 300),) * 3),
     Program(plateau_by_hand, OnlyTheLossSteps),

@@ -5,6 +5,7 @@
 
 import itertools
 import logging
+import math
 import sys
 import time
 import warnings
@@ -75,8 +76,8 @@ class Measuring(WarmupCooldownScheduler):
         worst, rates = self.extremes, measured.rates
         worst.total = max(worst.total, measured.total)
         rises = all(later >= earlier for earlier, later in itertools.pairwise(rates))
-        if rises and rates[-1] > rates[len(rates) // 2] and rates[0]:
-            worst.rise = max(worst.rise, rates[-1] / rates[0])
+        if rises and rates[-1] > rates[len(rates) // 2]:
+            worst.rise = max(worst.rise, rates[-1] / rates[0] if rates[0] else math.inf)
         floor = self._limits.vanished_ratio * max(rates)
         worst.low = max(worst.low, sum(rate <= floor for rate in rates) / len(rates))
 
