@@ -152,7 +152,11 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         twin = object.__new__(type(self))
         vars(twin).update(vars(self))
         twin._reset()
-        return vars(twin)
+        return {name: value for name, value in vars(twin).items() if name != "_scaling"}  # which knows whose it is
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._scaling = Scaling(self._factors_of, self._safely)
 
     # What the user calls.
 
