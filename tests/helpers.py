@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from lightning_diagnostics import Finding, Severity, catalogue
 from lightning_diagnostics.callback import DiagnosticCallback
-from tests.patients import BATCHES, loader
+from lightning_diagnostics.findings import limit_table
+from tests.patients import BATCHES, LIMITS, loader
 
 LOGGER = logging.getLogger("lightning_diagnostics")
 
@@ -37,12 +38,23 @@ class Member:
         """The folder of the diagnostic."""
         return self.kind.__module__.split(".")[-2]
 
+    @property
+    def acts(self) -> bool:
+        """Whether it acts on the run, as it was told."""
+        return self.arguments == AS_TOLD.get(self.name)
+
     def __call__(self, *, kind: type[Any] | None = None, **more: Any) -> Any:
-        """A new callback; ``strict`` unless told otherwise."""
-        return (kind or self.kind)(**{"strict": True, **self.arguments, **more})
+        """A new callback, for short runs; ``strict``, and watching only, unless told otherwise."""
+        limits = {key: LIMITS[key] for key in limit_table(self.kind.default_limits) if key in LIMITS}
+        ours = {"strict": True, "limits": limits, **self.kind.only_watching}
+        return (kind or self.kind)(**{**ours, **self.arguments, **more})
 
     def __str__(self) -> str:
         return "-".join([self.name, *(f"{key}={value}" for key, value in self.arguments.items())])
+
+
+AS_TOLD: dict[str, dict[str, Any]] = {"WarmupCooldownScheduler": {"warmup": 3, "cooldown": 0.3}}
+"""Arguments with which a callback acts on the run: then all contracts hold but those of an unchanged run."""
 
 
 def _members() -> Iterator[Member]:
@@ -50,15 +62,23 @@ def _members() -> Iterator[Member]:
         yield Member(name, kind)
         if "every_n_train_steps" in signature(kind).parameters:
             yield Member(name, kind, {"every_n_train_steps": 1})
+        if name in AS_TOLD:
+            yield Member(name, kind, AS_TOLD[name])
 
 
 MEMBERS = tuple(_members())
 KINDS = tuple(member for member in MEMBERS if not member.arguments)
+"""Each callback once, with its defaults, watching only."""
+AT_WORK = tuple(member for member in MEMBERS if member in KINDS or member.acts)
+"""Each callback once, and once more if it can be told to act."""
+
 every_member = pytest.mark.parametrize("member", MEMBERS, ids=str)
 every_member_slowly = pytest.mark.parametrize(
-    "member", [pytest.param(m, marks=() if m in KINDS else pytest.mark.slow) for m in MEMBERS], ids=str
+    "member", [pytest.param(m, marks=() if m in AT_WORK else pytest.mark.slow) for m in MEMBERS], ids=str
 )
+every_member_that_watches = pytest.mark.parametrize("member", [m for m in MEMBERS if not m.acts], ids=str)
 every_kind = pytest.mark.parametrize("member", KINDS, ids=str)
+every_kind_at_work = pytest.mark.parametrize("member", AT_WORK, ids=str)
 
 
 def trainer(*callbacks: Any, **settings: Any) -> Trainer:

@@ -218,6 +218,22 @@ class ForgottenBackbone(Student):
         return torch.optim.Adam((self.net[4] if self.sick else self).parameters(), lr=1e-2)
 
 
+class ForgottenScheduler(Student):
+    """A scheduler that is the module's own to step, in either way of optimisation, and that it never steps."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if not self.sick:
+            scheduler.step()
+
+    def on_train_epoch_end(self) -> None:
+        if not self.automatic_optimization:
+            self.lr_scheduler_step(self.lr_schedulers(), None)
+
+
 class OtherUnits(Student):
     """In evaluation mode the predictions are scaled back to units in which the targets are not."""
 
@@ -267,8 +283,12 @@ PATIENTS = (
     _patient("graph_leak", LossList, ("MEM101", "model.losses", 0)),
     _patient("graph_leak", OutputList, ("MEM102", "model.outputs", 0)),
     _patient("graph_leak", MovingAverage, ("MEM101", "model.average", 0)),
+    _patient("learning_rate", ForgottenScheduler, ("LR104", "Adam", 0)),
 )
 """One per line; the first of a room stands for it where one is enough."""
+
+LIMITS: dict[str, float] = {"scheduler-never-stepped.epochs": 2}
+"""Limits of diagnostics with which runs as short as these are long enough for a verdict."""
 
 
 def of_room(room: str) -> list[Patient]:

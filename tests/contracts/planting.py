@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from lightning_diagnostics.callback import DiagnosticCallback
-from tests.helpers import KINDS, Member
+from tests.helpers import AT_WORK
 
 TEMPLATES = ("attach", "wind_up", "detach", "watching", "epoch_end", "undecided", "room_state", "load_room_state")
 """What a room implements beside Lightning's hooks."""
@@ -33,10 +33,10 @@ def own_templates(kind: type[DiagnosticCallback]) -> list[str]:
     return [*TEMPLATES, *own]
 
 
-SITES = tuple((member, name) for member in KINDS for name in (*own_hooks(member.kind), *own_templates(member.kind)))
+SITES = tuple((member, name) for member in AT_WORK for name in (*own_hooks(member.kind), *own_templates(member.kind)))
 """Every place where a registered callback may fail."""
 
-RANK_SITES = (*SITES, *((member, name) for member in KINDS for name in WHERE_RANKS_MEET))
+RANK_SITES = (*SITES, *((member, name) for member in AT_WORK for name in WHERE_RANKS_MEET))
 """The same with several processes."""
 
 
@@ -59,8 +59,3 @@ def planted(
     # Of the same name, so that the checkpoint of the sound class is resumed by it.
     faulty: Any = type(kind.__name__, (kind,), {name: method, "raised": 0})
     return faulty
-
-
-def site_name(value: Any) -> str:
-    """For the names of the tests."""
-    return value.name if isinstance(value, Member) else str(value)

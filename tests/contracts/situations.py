@@ -17,6 +17,7 @@ from tests.patients import BATCHES, ROWS, LossList, Rows, Student, loader
 ACTIVATIONS = frozenset({"activations"})
 MODES = frozenset({"batch_norm"})
 GRADIENTS = frozenset({"gradients"})
+RATES = frozenset({"learning_rate"})
 
 
 @dataclass
@@ -180,8 +181,8 @@ def situations(folder: Path) -> dict[str, Situation]:
             settings={"val_check_interval": 3}, data={**_endless(), "val_dataloaders": loader(2, shuffle=False)}
         ),
         "no validation loader": Situation(kind=LossList, data={"train_dataloaders": loader()}, unseen=MODES),
-        "fast_dev_run": Situation(settings={"fast_dev_run": True}, enough=False),
-        "fast_dev_run of many batches": Situation(settings={"fast_dev_run": 12}, data=validated),
+        "fast_dev_run": Situation(settings={"fast_dev_run": True}, enough=False, unseen=RATES),
+        "fast_dev_run of many batches": Situation(settings={"fast_dev_run": 12}, data=validated, unseen=RATES),
         "barebones": Situation(settings={"barebones": True}),
         "sanity check of everything": Situation(settings={"num_sanity_val_steps": -1}),
         "no sanity check": Situation(settings={"num_sanity_val_steps": 0}),
@@ -196,7 +197,7 @@ def situations(folder: Path) -> dict[str, Situation]:
         "anomaly mode": Situation(settings={"detect_anomaly": True}),
         "None sometimes": Situation(kind=SometimesNone),
         "None always": Situation(kind=AlwaysNone, enough=False),
-        "no parameters": Situation(kind=NoParameters, enough=False, unseen=MODES),
+        "no parameters": Situation(kind=NoParameters, enough=False, unseen=MODES | RATES),
         "frozen backbone": Situation(kind=FrozenBackbone, unseen=ACTIVATIONS | GRADIENTS),
         "LBFGS": Situation(kind=Lbfgs),
         "a dict with the loss": Situation(kind=DictLoss),
@@ -208,14 +209,15 @@ def situations(folder: Path) -> dict[str, Situation]:
             data={**validated, "val_dataloaders": [loader(1, shuffle=False), loader(2, shuffle=False)]},
         ),
         "data module": Situation(data={"datamodule": Module()}, unseen=MODES),
-        "max_steps": Situation(settings={"max_steps": 11, "max_epochs": -1}),
+        "max_steps": Situation(settings={"max_steps": 17, "max_epochs": -1}),
         "one batch an epoch": Situation(settings={"limit_train_batches": 1, "max_epochs": 12}),
-        "no batch at all": Situation(settings={"limit_train_batches": 0}, enough=False),
+        "no batch at all": Situation(settings={"limit_train_batches": 0}, enough=False, unseen=RATES),
         "overfit_batches": Situation(settings={"overfit_batches": 4, "max_epochs": 3}),
         "loaders made anew": Situation(settings={"reload_dataloaders_every_n_epochs": 1}),
         "early stopping": Situation(settings={"callbacks": [EarlyStopping("val_loss", patience=0)], "max_epochs": 4}),
         "weight averaging": Situation(
-            settings={"callbacks": [StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)], "max_epochs": 3}
+            settings={"callbacks": [StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)], "max_epochs": 3},
+            unseen=RATES,  # which has a scheduler of its own
         ),
         "progress bar": Situation(settings={"enable_progress_bar": True, "enable_model_summary": True}),
         "profiler": Situation(settings={"profiler": "simple"}),

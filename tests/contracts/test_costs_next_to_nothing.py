@@ -17,13 +17,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_diagnostics.callback import is_look
-from tests.helpers import Member, alive, every_kind, fit, trainer
+from tests.helpers import Member, alive, every_kind_at_work, fit, trainer
 from tests.patients import ByHand, Student
 
 BATCHES = 64
 FEW = 64
 """Operations: room for one fused norm and its bookkeeping, none for a loop over the layers of a real network."""
-ONCE_A_STEP = {"_global_optimizer_pre_hooks", "_global_optimizer_post_hooks"}
+ONCE_A_STEP = {
+    *("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks"),
+    *("optimizer 0._optimizer_step_pre_hooks", "optimizer 0._optimizer_step_post_hooks"),
+}
 TRANSFER = "aten._local_scalar_dense.default"
 
 
@@ -106,7 +109,7 @@ every_way = pytest.mark.parametrize("kind", [Student, ByHand], ids=lambda kind: 
 
 
 @every_way
-@every_kind
+@every_kind_at_work
 def test_between_looks_no_hook_and_no_mode_is_alive(member: Member, kind: type[Student]) -> None:
     module = _peeking(kind)
     fit(trainer(member(), max_epochs=1), module, batches=BATCHES)
@@ -115,13 +118,13 @@ def test_between_looks_no_hook_and_no_mode_is_alive(member: Member, kind: type[S
 
 
 @every_way
-@every_kind
+@every_kind_at_work
 def test_between_looks_nothing_is_transferred(member: Member, kind: type[Student]) -> None:
     assert [step[TRANSFER] for step in _extra(member(), kind=kind) if TRANSFER in step] == []
 
 
 @every_way
-@every_kind
+@every_kind_at_work
 def test_between_looks_every_step_costs_the_same_few_operations(member: Member, kind: type[Student]) -> None:
     extra = _extra(member(), kind=kind)
     assert extra == extra[:1] * len(extra)

@@ -17,7 +17,7 @@ from tests.helpers import (
     MEMBERS,
     Member,
     alive,
-    every_kind,
+    every_kind_at_work,
     every_member,
     every_member_slowly,
     fit,
@@ -138,7 +138,7 @@ faults = pytest.mark.parametrize("fault", [PlantedError, KeyboardInterrupt], ids
 @faults
 @pytest.mark.parametrize("kind", [LossList, ByHand], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("place", _MODULE_HOOKS)
-@every_kind
+@every_kind_at_work
 def test_after_a_fault_in_the_network(
     member: Member, place: str, kind: type[Student], fault: type[BaseException]
 ) -> None:
@@ -157,7 +157,7 @@ def test_after_a_fault_in_the_network(
 @faults
 @pytest.mark.parametrize("first", [True, False], ids=["before ours", "after ours"])
 @pytest.mark.parametrize("place", _CALLED_IN_A_FIT)
-@every_kind
+@every_kind_at_work
 def test_after_a_fault_in_another_callback(
     member: Member, place: str, first: bool, fault: type[BaseException], tmp_path: Path
 ) -> None:
@@ -171,7 +171,7 @@ def test_after_a_fault_in_another_callback(
 
 
 @pytest.mark.parametrize("kind", [LossList, ByHand], ids=lambda kind: kind.__name__)
-@every_kind
+@every_kind_at_work
 def test_after_a_fault_while_a_fault_is_handled(member: Member, kind: type[Student]) -> None:
     diagnostic, module = member(), planted(kind, "training_step", when=_third_time("_step"))()
     run = _trainer(diagnostic, planted(Callback, "on_exception")(), max_epochs=1)
@@ -191,7 +191,7 @@ def _watched_as_ever(diagnostic: Any) -> None:
 
 
 @faults
-@every_kind
+@every_kind_at_work
 def test_a_run_after_an_interrupted_one_is_watched_as_ever(member: Member, fault: type[BaseException]) -> None:
     diagnostic = member()
     _ended(_trainer(diagnostic), planted(LossList, "training_step", fault=fault, when=_third_time("_step"))(), fault)
@@ -199,7 +199,7 @@ def test_a_run_after_an_interrupted_one_is_watched_as_ever(member: Member, fault
 
 
 @pytest.mark.parametrize("kind", [LossList, ByHand], ids=lambda kind: kind.__name__)
-@every_kind
+@every_kind_at_work
 def test_a_run_after_one_of_whose_end_we_were_not_told_is_watched_as_ever(member: Member, kind: type[Student]) -> None:
     # A callback before ours fails in its own on_exception: Lightning then calls nobody else. What is left of such a
     # run is gone at the latest when the next one ends.

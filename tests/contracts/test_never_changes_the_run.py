@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
 from tests.contracts.cells import Cell, differences, every_cell, outcomes, run
-from tests.helpers import MEMBERS, Member, every_member
+from tests.helpers import MEMBERS, Member, every_member_that_watches
 from tests.patients import PATIENTS
 
 FIRST = PATIENTS[0]
@@ -18,7 +18,7 @@ FIRST = PATIENTS[0]
 
 @every_cell
 @pytest.mark.parametrize("sick", [False, True], ids=["healthy", "sick"])
-@every_member
+@every_member_that_watches
 def test_every_cell_of_the_matrix_is_bit_identical(member: Member, sick: bool, cell: Cell) -> None:
     without = outcomes(cell, 0, None, sick=sick)
     having = outcomes(cell, 0, MEMBERS.index(member), sick=sick)
@@ -26,13 +26,13 @@ def test_every_cell_of_the_matrix_is_bit_identical(member: Member, sick: bool, c
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-@every_member
+@every_member_that_watches
 def test_with_two_workers_it_is_bit_identical(member: Member, persistent: bool) -> None:
     workers = {"num_workers": 2, "persistent_workers": persistent}
     assert differences(run(Cell(), FIRST, **workers)[0], run(Cell(), FIRST, member(), **workers)[0]) == set()
 
 
-@every_member
+@every_member_that_watches
 def test_constructing_one_draws_nothing(member: Member) -> None:
     before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
     member()

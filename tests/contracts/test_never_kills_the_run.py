@@ -15,14 +15,25 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from tests.contracts.cells import Cell, run
-from tests.contracts.planting import RANK_SITES, SITES, TEMPLATES, PlantedError, own_hooks, planted, site_name
-from tests.helpers import KINDS, LOGGER, Member, accusations, alive, every_kind, fit, heard, trainer
+from tests.contracts.planting import RANK_SITES, SITES, TEMPLATES, PlantedError, own_hooks, planted
+from tests.helpers import (
+    AT_WORK,
+    LOGGER,
+    Member,
+    accusations,
+    alive,
+    every_kind,
+    every_kind_at_work,
+    fit,
+    heard,
+    trainer,
+)
 from tests.patients import BATCHES, PATIENTS, Student, loader, of_room
 
 MEASURES_WITH_ALL = {"generalization_gap"}
 """Rooms whose numbers are of all ranks together: if one is switched off, they have none, and say so."""
 
-every_site = pytest.mark.parametrize(("member", "site"), SITES, ids=site_name)
+every_site = pytest.mark.parametrize(("member", "site"), SITES, ids=str)
 
 
 def _sick(member: Member) -> Student:
@@ -39,11 +50,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Member], 
     made: dict[str, Path] = {}
 
     def make(member: Member) -> Path:
-        if member.name not in made:
+        if str(member) not in made:
             first = fit(trainer(member(), max_epochs=1, **_settings(member)), _sick(member))
-            made[member.name] = tmp_path_factory.mktemp("first") / "first.ckpt"
-            first.save_checkpoint(made[member.name])
-        return made[member.name]
+            made[str(member)] = tmp_path_factory.mktemp("first") / "first.ckpt"
+            first.save_checkpoint(made[str(member)])
+        return made[str(member)]
 
     return make
 
@@ -88,7 +99,7 @@ def test_strict_raises_the_fault_instead(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize(("member", "site"), RANK_SITES, ids=site_name)
+@pytest.mark.parametrize(("member", "site"), RANK_SITES, ids=str)
 def test_a_fault_on_one_rank_leaves_no_rank_waiting(member: Member, site: str, rank: int) -> None:
     faulty = planted(member.kind, site, when=lambda: torch.distributed.get_rank() == rank)
     both = run(Cell(processes=2), of_room(member.room)[0], member(kind=faulty, strict=False), sick=True)
@@ -162,7 +173,7 @@ def _full(folder: Path) -> TensorBoardLogger:
 
 
 @pytest.mark.parametrize("make_logger", [_FullDisk, _ClosedWriter, _blocked, _full], ids=lambda make: make.__name__)
-@every_kind
+@every_kind_at_work
 def test_an_outlet_that_cannot_be_written_ends_neither_run_nor_diagnosis(
     member: Member, make_logger: Callable[[Path], Any], tmp_path: Path
 ) -> None:
@@ -226,7 +237,7 @@ def test_a_blocked_findings_file_fails(logger: Callable[[Path], Any], tmp_path: 
 
 
 def test_there_are_faults_to_plant() -> None:
-    assert len(SITES) > len(KINDS) * len(TEMPLATES)
+    assert len(SITES) > len(AT_WORK) * len(TEMPLATES)
 
 
 class _Refuses(logging.Handler):

@@ -23,7 +23,7 @@ from tests.contracts.planting import PlantedError, planted
 from tests.contracts.situations import situations
 from tests.contracts.test_works_everywhere import ADVICE, NAMES, WithARate, settings_of
 from tests.helpers import KINDS, MEMBERS, alive, diagnosed, fit, heard, held, trainer
-from tests.patients import BATCHES, PATIENTS, Diagnosed, LossList, Patient, Student, kill_units, loader
+from tests.patients import BATCHES, LIMITS, PATIENTS, Diagnosed, LossList, Patient, Student, kill_units, loader
 
 IN_A_RUN = [member.name for member in sorted(KINDS, key=lambda member: not member.kind.goes_first)]
 """The callbacks of a suite in the order in which they are called."""
@@ -38,7 +38,7 @@ pytestmark = [
 
 
 def suite(**more: Any) -> Diagnostics:
-    return Diagnostics(**{"strict": True, **more})
+    return Diagnostics(**{"strict": True, "limits": LIMITS, **more})
 
 
 @functools.cache

@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from tests.contracts.cells import Cell, Outcome, Recorder
-from tests.contracts.planting import SITES, planted, site_name
-from tests.helpers import KINDS, MEMBERS, Member, diagnosed, every_kind, every_member, fit, trainer
+from tests.contracts.planting import SITES, planted
+from tests.helpers import AT_WORK, KINDS, MEMBERS, Member, diagnosed, every_kind_at_work, every_member, fit, trainer
 from tests.patients import BATCHES, PATIENTS, Diagnosed, LossList, Patient, Student, loader, of_room
 
 
@@ -67,7 +67,7 @@ def _resumes() -> Iterator[Any]:
     """Every callback, patient and way; by default one way alone where the callback does not know the illness."""
     for member, patient, way, after_fit in itertools.product(MEMBERS, [*PATIENTS, LATE], WAYS, (False, True)):
         own = patient.room == member.room
-        slow = member not in KINDS or not (own or (way == "twice before a verdict" and not after_fit))
+        slow = member not in AT_WORK or not (own or (way == "twice before a verdict" and not after_fit))
         saved = "save_checkpoint after fit" if after_fit else "ModelCheckpoint"
         marks = pytest.mark.slow if slow else ()
         yield pytest.param(member, patient, *WAYS[way], after_fit, marks=marks, id=f"{member}-{patient}-{way}-{saved}")
@@ -94,7 +94,7 @@ def _part_with_two_processes(member: Member, folder: Path, epochs: int, checkpoi
     return recorder.fit(run, patient.make(sick=True), **data, ckpt_path=checkpoint)
 
 
-@every_kind
+@every_kind_at_work
 def test_with_two_processes_a_resumed_run_is_diagnosed_as_an_unbroken_one(member: Member, tmp_path: Path) -> None:
     unbroken = _part_with_two_processes(member, tmp_path / "unbroken", 3, None)
     _part_with_two_processes(member, tmp_path / "first", 1, None)
@@ -113,7 +113,7 @@ def test_a_checkpoint_from_the_middle_of_an_epoch_can_be_resumed(member: Member,
         assert fit(run, LossList(sick=True), ckpt_path=tmp_path / f"step={step}.ckpt").global_step == 16
 
 
-@every_kind
+@every_kind_at_work
 def test_a_checkpoint_goes_with_and_without_the_callback(member: Member, tmp_path: Path) -> None:
     first = tmp_path / "first.ckpt"
     fit(trainer(member(), max_epochs=1), Student()).save_checkpoint(first)
@@ -124,7 +124,7 @@ def test_a_checkpoint_goes_with_and_without_the_callback(member: Member, tmp_pat
     assert fit(trainer(member(), max_epochs=3), Student(), ckpt_path=second).current_epoch == 3
 
 
-@pytest.mark.parametrize(("member", "site"), SITES, ids=site_name)
+@pytest.mark.parametrize(("member", "site"), SITES, ids=str)
 def test_a_checkpoint_of_a_run_with_a_fault_is_resumed_by_a_sound_callback(
     member: Member, site: str, tmp_path: Path
 ) -> None:

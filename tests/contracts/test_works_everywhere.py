@@ -1,5 +1,6 @@
 """Promise 8: it works where the user works (the matrix of modes is run by the contracts of promises 1, 5 and 6)."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,12 @@ EXPECTED = {
     "batch_norm": ("BN101", "net.1"),
     "gradients": ("GRD103", "net.0"),
     "graph_leak": ("MEM101", "model.losses"),
+    "learning_rate": ("LR104", None),
 }
-"""What is found in the networks of these situations, by room."""
+"""What is found in the networks of these situations, by room; where it is None, at the first optimizer."""
+
+FEW_STEPS_ARE_ENOUGH = {"batch_norm", "learning_rate"}
+"""Rooms that need no training for their verdict: one validation batch, or steps of whatever kind, will do."""
 
 NAMES = tuple(situations(Path("never written")))
 every_situation = pytest.mark.parametrize("name", NAMES)
@@ -67,8 +72,7 @@ def _train(member: Member, situation: Situation, *, sick: bool) -> tuple[Any, St
     run = trainer(diagnostic, *settings.pop("callbacks", []), **settings)
     module = situation.kind(sick=sick)
     if sick and isinstance(module.net, torch.nn.Sequential):
-        sicken = {"activations": kill_units, "batch_norm": _train_in_validation, "gradients": _forget_a_layer}
-        sicken.get(member.room, _nothing)(module)
+        SICKEN.get(member.room, _nothing)(module)
     data = situation.data or {"train_dataloaders": loader(), "val_dataloaders": loader(2, shuffle=False)}
     with heard() as records:
         run.fit(situation.prepare(module), **data)
@@ -99,8 +103,29 @@ def _forget_a_layer(module: Student) -> None:
     module.configure_optimizers = configure_optimizers  # type: ignore[method-assign]  # whatever its class is
 
 
+def _never_step_the_scheduler(module: Student) -> None:
+    """Give the first optimizer of a `Student` a scheduler, and have the module take on its steps and make none."""
+    made = module.configure_optimizers
+
+    def configure_optimizers() -> Any:
+        optimizers = made()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        return optimizers, [torch.optim.lr_scheduler.ExponentialLR(optimizers[0], 0.9)]
+
+    module.configure_optimizers = configure_optimizers  # type: ignore[method-assign]  # whatever its class is
+    module.__class__ = type(type(module).__name__, (type(module),), {"lr_scheduler_step": lambda *args: None})
+
+
 def _nothing(module: Student) -> None:
     """The classes of these situations are sick enough."""
+
+
+SICKEN: dict[str, Callable[[Student], None]] = {
+    "activations": kill_units,
+    "batch_norm": _train_in_validation,
+    "gradients": _forget_a_layer,
+    "learning_rate": _never_step_the_scheduler,
+}
 
 
 @every_situation
@@ -122,11 +147,13 @@ def test_a_sick_network_is_diagnosed(member: Member, name: str, tmp_path: Path) 
     assert alive(module) == set()
     expected = EXPECTED.get(member.room)
     if expected is not None:  # what the networks of these situations suffer from
-        enough = situation.enough or member.room == "batch_norm"  # one validation batch is
+        enough = situation.enough or member.room in FEW_STEPS_ARE_ENOUGH
         seen = enough and member.room not in situation.unseen
+        code, where = expected
+        where = where or (type(run.optimizers[0]).__name__ if run.optimizers else None)
         found = [(f.code, f.where) for f in accusations(diagnostic)]
         harm = [("BN107", "net.1")]  # of the mode, where a batch can be tried
-        assert [each for each in found if each not in harm] == [expected] * seen
+        assert [each for each in found if each not in harm] == [(code, where)] * seen
 
 
 @every_kind
