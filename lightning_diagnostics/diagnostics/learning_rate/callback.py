@@ -333,7 +333,9 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._scaling.start(trainer.optimizers, made)
         if self._shown is None:
             monitors = callbacks_named(trainer, "LearningRateMonitor")
-            self._shown = Shown(monitors, partial(_optimizers_of, weakref.ref(trainer)), self._factors_of)
+            self._shown = Shown(
+                monitors, partial(_optimizers_of, weakref.ref(trainer)), partial(self._safely, self._factors_of)
+            )
         for place in self._scaling.unreachable:
             what = f"{self._names[place]} has no hooks, so that its rate is not multiplied"
             self._blind_once(trainer, what, "derive it from torch.optim.Optimizer")

@@ -162,7 +162,7 @@ class Scaling:
 
         def factors() -> Sequence[float]:
             scaling, known = ours(), theirs()
-            return () if scaling is None or known is None else scaling._factors(known)
+            return () if scaling is None or known is None else scaling._guard(scaling._factors, known) or ()
 
         return factors
 
@@ -220,7 +220,7 @@ class Scaling:
             return None
 
         def call(*given: Any, **named: Any) -> Any:
-            self._restore(id(optimizer))
+            self._guard(self._restore, id(optimizer))
             value = closure(*given, **named)
             self._guard(self._scale, optimizer, step)
             return value

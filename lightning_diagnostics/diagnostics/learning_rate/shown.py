@@ -17,14 +17,14 @@ class Shown:
     Args:
         monitors: The callbacks.
         optimizers: Gives the optimizers of the run.
-        factors: Gives the factor of each group of an optimizer at its next step.
+        factors: Gives the factor of each group of an optimizer at its next step; None if it cannot.
     """
 
     def __init__(
         self,
         monitors: Sequence[Any],
         optimizers: Callable[[], Sequence[Any]],
-        factors: Callable[[Optimizer], Sequence[float]],
+        factors: Callable[[Optimizer], Sequence[float] | None],
     ) -> None:
         self._optimizers, self._factors = optimizers, factors
         self._put_back: list[Callable[[], object]] = []
@@ -60,7 +60,7 @@ class Shown:
         try:
             for optimizer in self._optimizers():
                 if isinstance(optimizer, Optimizer):
-                    for group, factor in zip(optimizer.param_groups, self._factors(optimizer), strict=True):
+                    for group, factor in zip(optimizer.param_groups, self._factors(optimizer) or (), strict=False):
                         if group.get("lr") is not None and factor != 1.0:
                             used = group["lr"] * factor
                             replaced.append((group, group["lr"], used))
