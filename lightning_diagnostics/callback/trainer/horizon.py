@@ -41,17 +41,27 @@ def axes(trainer: Trainer, batch_idx: int | None = None) -> list[Axis]:
     if trainer.lightning_module.automatic_optimization:
         end = trainer.global_step + steps
         return [Axis(STEPS, most, "max_steps") if most < end else Axis(STEPS, end, "max_epochs")]
-    counted = Axis(BATCHES, loop.epoch_loop.batch_progress.total.completed + batches, "max_epochs")
+    counted = Axis(BATCHES, place(trainer, BATCHES) + batches, "max_epochs")
     return [counted, Axis(ALL_STEPS, most, "max_steps")] if most < math.inf else [counted]
 
 
 def place(trainer: Trainer, unit: str) -> int:
     """How much of that unit is done before the step that is made next."""
     if unit == BATCHES:
-        batches = trainer.fit_loop.epoch_loop.batch_progress
-        ended = batches.current.processed - batches.current.completed  # 1 in the hooks at the end of a batch
-        return int(batches.total.completed + ended)
+        return int(trainer.fit_loop.epoch_loop.batch_progress.total.completed) + _ended(trainer)
     return trainer.global_step
+
+
+def batches_before(trainer: Trainer) -> int:
+    """Batches of the epoch that were done before training started: those of a run that is resumed within an epoch."""
+    loop = trainer.fit_loop
+    return int(loop.epoch_loop.batch_progress.current.completed) + _ended(trainer) if loop.restarting else 0
+
+
+def _ended(trainer: Trainer) -> int:
+    """1 in the hooks at the end of a batch, which is done then, and where a checkpoint of one of them is resumed."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current
+    return int(batches.processed - batches.completed)
 
 
 def time_share(trainer: Trainer) -> Callable[[], float] | None:
@@ -84,7 +94,7 @@ def _ahead(trainer: Trainer, batch_idx: int | None) -> tuple[float, float]:
     if last is None or last < 0 or batches == math.inf:
         return math.inf, math.inf
     if batch_idx is None:
-        batch_idx = loop.epoch_loop.batch_progress.current.completed if loop.restarting else 0
+        batch_idx = batches_before(trainer)
     steps = left = 0.0
     for epoch in range(first, last):
         _, accumulate = epoch_steps(trainer, epoch)

@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lightning_diagnostics.callback.namespaces import Trainer
-from lightning_diagnostics.callback.trainer.horizon import epoch_steps
+from lightning_diagnostics.callback.trainer.horizon import batches_before, epoch_steps
 from lightning_diagnostics.callback.trainer.module import is_overridden
 
 
@@ -55,9 +55,7 @@ def steps_ahead(trainer: Trainer, end: float) -> Iterator[tuple[int, bool, int]]
         Of each step: the batches of its epoch up to and with it, whether the epoch ends with it, and the epochs up to
         and with its own.
     """
-    loop = trainer.fit_loop
-    step, epoch = trainer.global_step, trainer.current_epoch
-    batch = loop.epoch_loop.batch_progress.current.completed if loop.restarting else 0
+    step, epoch, batch = trainer.global_step, trainer.current_epoch, batches_before(trainer)
     while step < end:
         batches, accumulate = epoch_steps(trainer, epoch)
         while batch < batches and step < end:
