@@ -325,7 +325,7 @@ def tensor_rates(module: Regression) -> Any:
 
 
 def lbfgs(module: Regression) -> Any:
-    optimizer = torch.optim.LBFGS(module.parameters(), lr=0.02, max_iter=2)
+    optimizer = torch.optim.LBFGS(module.parameters(), lr=0.1, max_iter=4, line_search_fn="strong_wolfe")
     return by(optimizer, lr_scheduler.ExponentialLR(optimizer, 0.95))
 
 
