@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from lightning_diagnostics.callback.namespaces import Trainer
 from lightning_diagnostics.callback.order import callbacks_named
@@ -60,7 +61,7 @@ def batches_before(trainer: Trainer) -> int:
 
 def _ended(trainer: Trainer) -> int:
     """1 in the hooks at the end of a batch, which is done then, and where a checkpoint of one of them is resumed."""
-    batches = trainer.fit_loop.epoch_loop.batch_progress.current
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # Lightning types it by its base class
     return int(batches.processed - batches.completed)
 
 
