@@ -20,7 +20,7 @@ def curves(result: Any) -> Mapping[int, RangeTest]:
     """Loss and rate by step of the test; a loss that is not finite is left out."""
     pairs = zip(result.results["loss"], result.results["lr"], strict=False)
     return {
-        step: RangeTest(float(loss) if math.isfinite(loss) else None, float(rate))
+        step: RangeTest(float(loss) if math.isfinite(loss) else None, float(rate), picture=None, summary=None)
         for step, (loss, rate) in enumerate(pairs)
     }
 
@@ -31,7 +31,7 @@ def summary(result: Any, *, step: int) -> RangeTest:
     best = _suggestion(result)
     said = "no suggestion: too few losses" if best is None else f"suggested rate: **{best:.3g}**"
     text = f"Range test over {len(rates)} steps, from {rates[0]:.3g} to {rates[-1]:.3g}, seen at step {step}: {said}"
-    return RangeTest(picture=_picture(result), summary=Text(text))
+    return RangeTest(loss=None, rate=None, picture=_picture(result), summary=Text(text))
 
 
 def _suggestion(result: Any) -> float | None:
