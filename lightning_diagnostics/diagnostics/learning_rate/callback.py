@@ -21,7 +21,7 @@ from lightning_diagnostics.diagnostics.learning_rate.checking import course, dou
 from lightning_diagnostics.diagnostics.learning_rate.drawing import planned, used
 from lightning_diagnostics.diagnostics.learning_rate.factors import Factors
 from lightning_diagnostics.diagnostics.learning_rate.foresight import Foreseen, UnforeseeableError, foresee
-from lightning_diagnostics.diagnostics.learning_rate.measure import Changed, Course, Endless, Spent, Stepping
+from lightning_diagnostics.diagnostics.learning_rate.measure import Changed, Course, Endless, Planned, Spent, Stepping
 from lightning_diagnostics.diagnostics.learning_rate.names import beta2, optimizer_names
 from lightning_diagnostics.diagnostics.learning_rate.plan import Plan, Preset, Started, described, wish
 from lightning_diagnostics.diagnostics.learning_rate.range_test import curves, range_tests, summary
@@ -144,6 +144,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._blind: list[str] = []
         self._began: dict[int, int | None] = {}  # steps of the schedulers when the run began, by their place
         self._epochs = self._batches = 0  # of this run
+        self._points: dict[int, list[Planned]] = {}  # of the plan, that are yet to be drawn
         self._zero: dict[int, Course] = {}  # plans of optimizers without a rate, which the program may yet set
         self._tests: set[int] = set()  # range tests that are drawn
 
@@ -267,6 +268,10 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             self._names = optimizer_names(trainer.optimizers)
             self._take_up(trainer)
         self._factors.begin_batch(trainer, batch_idx)
+        if self._points:  # not where training starts: after a resume Lightning moves its axis on before the first batch
+            self.draw_ahead({self._step + step: each for step, each in self._points.items()})
+            self.lay_out(_CATEGORY, *self._points.get(0, ()))
+            self._points = {}
         if self._zero and self._batches > self._limits.warmup_steps:
             self._judge_zero(trainer)
         if is_look(batch_idx, batches=insides.batches_per_epoch(trainer), every=self.every_n_train_steps):
@@ -360,9 +365,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         for what in (*foreseen.unknown, *(f"what {name} does to the rates" for name in changing)):
             self._blind_once(trainer, f"not foreseen: {what}", "see the chart of the rates that are used")
         if foreseen.until > foreseen.first and trainer.is_global_zero and trainer.loggers:
-            now, points = insides.log_step(trainer), planned(foreseen, self._factors.plan, _each(trainer), self._names)
-            self.draw_ahead({now + step: each for step, each in points.items()})
-            self.lay_out(_CATEGORY, *points.get(0, ()))
+            self._points = planned(foreseen, self._factors.plan, _each(trainer), self._names)
         if not insides.is_trial(trainer):
             self._judge_plan(trainer, foreseen)
 
