@@ -215,6 +215,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         if self._names:
             self._judge_stepping(trainer, ended=True)
         self._draw_range_tests(trainer)  # of one that ended the run when it was through
+        self._let_go()
 
     @override
     def detach(self) -> None:
