@@ -2,13 +2,15 @@
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -16,7 +18,7 @@ from torch import nn
 from lightning_diagnostics import Finding
 from lightning_diagnostics.tensorboard import FINDINGS_TAG, Quantity, quantities
 from tests.contracts.cells import Cell
-from tests.helpers import KINDS, Member, every_kind, every_member, every_member_slowly, fit, trainer
+from tests.helpers import AS_TOLD, KINDS, Member, every_kind, every_member, every_member_slowly, fit, trainer
 from tests.patients import PATIENTS, Patient, Student, of_room
 
 USERS = {"train_loss", "train_loss_step", "train_loss_epoch", "val_loss", "epoch", "hp_metric"}
@@ -89,6 +91,8 @@ def _all_tags(events: EventAccumulator) -> set[str]:
 class Convolutional(Student):
     """Healthy; sees its rows as images, and tells those with a large target from the others."""
 
+    lr = 1e-2  # where Lightning's LearningRateFinder puts what it has found
+
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(
@@ -130,6 +134,7 @@ def test_no_step_goes_back_and_none_is_drawn_twice(member: Member, settings: dic
 
 @every_member
 def test_every_declared_number_is_drawn_for_some_patient(member: Member, tmp_path: Path) -> None:
+    seed_everything(0, verbose=False)  # whether a noise scale can be told depends on the draws
     tags: set[str] = set()
     scaled = Cell(precision="16-mixed", accumulate=2)
     for patient in of_room(member.room):
@@ -137,11 +142,17 @@ def test_every_declared_number_is_drawn_for_some_patient(member: Member, tmp_pat
         # What only a gradient scaler, accumulation, images or half-precision weights have.
         tags |= _all_tags(_drawn(tmp_path / f"{patient} scaled", patient, member(), **scaled.settings()))
     images = {"precision": "bf16-true", "accumulate_grad_batches": 2, "max_epochs": 4}
-    # What only the most thorough way draws.
-    most = member(**(member.kind.presets["thorough"] or {}))
-    tags |= _all_tags(_drawn(tmp_path / "images", Convolutional(), most, **images))
+    # What only the most thorough way draws, and what it draws of its acting and of other callbacks.
+    most = member(**{**(member.kind.presets["thorough"] or {}), **AS_TOLD.get(member.name, {})})
+    beside = [make() for make in BESIDE.get(member.room, ())]
+    tags |= _all_tags(_drawn(tmp_path / "images", Convolutional(), *beside, most, default_root_dir=tmp_path, **images))
     assert _never_drawn(member, tags) == set()
 
+
+BESIDE: dict[str, list[Callable[[], Callback]]] = {
+    "learning_rate": [lambda: LearningRateFinder(num_training_steps=30)],
+}
+"""Callbacks of Lightning's whose results a room draws."""
 
 FAMILIES = {"generalization_gap": "gap"}
 """How tags begin, by room, where not with its name: with what users write, as in ``monitor="gap/val_loss"``."""
