@@ -146,7 +146,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._epochs = self._batches = 0  # of this run
         self._points: dict[int, list[Planned]] = {}  # of the plan, that are yet to be drawn
         self._zero: dict[int, Course] = {}  # plans of optimizers without a rate, which the program may yet set
-        self._tests: set[int] = set()  # range tests that are drawn
+        self._tests: list[Any] = []  # range tests that are drawn
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no part in the optimizers of this process."""
@@ -465,9 +465,9 @@ class WarmupCooldownScheduler(DiagnosticCallback):
     def _draw_range_tests(self, trainer: Trainer) -> None:
         """Draw what Lightning's own range test has found, once for each."""
         for result in range_tests(callbacks_named(trainer, "LearningRateFinder")):
-            if id(result) in self._tests or not trainer.is_global_zero or not trainer.loggers:
+            if any(each is result for each in self._tests) or not trainer.is_global_zero or not trainer.loggers:
                 continue
-            self._tests.add(id(result))
+            self._tests.append(result)
             found, step = curves(result), insides.log_step(trainer)
             self.draw_ahead({at: [each] for at, each in found.items()})
             self.draw(trainer, summary(result, step=step), step=step)
