@@ -72,10 +72,16 @@ KINDS = tuple(member for member in MEMBERS if not member.arguments)
 AT_WORK = tuple(member for member in MEMBERS if member in KINDS or member.acts)
 """Each callback once, and once more if it can be told to act."""
 
+
+def _slow_but(some: tuple[Member, ...]) -> pytest.MarkDecorator:
+    """All members, those but some at the slow level."""
+    every = [pytest.param(member, marks=() if member in some else pytest.mark.slow) for member in MEMBERS]
+    return pytest.mark.parametrize("member", every, ids=str)
+
+
 every_member = pytest.mark.parametrize("member", MEMBERS, ids=str)
-every_member_slowly = pytest.mark.parametrize(
-    "member", [pytest.param(m, marks=() if m in AT_WORK else pytest.mark.slow) for m in MEMBERS], ids=str
-)
+every_member_slowly = _slow_but(KINDS)
+every_member_slowly_but_at_work = _slow_but(AT_WORK)
 every_member_that_watches = pytest.mark.parametrize("member", [m for m in MEMBERS if not m.acts], ids=str)
 every_kind = pytest.mark.parametrize("member", KINDS, ids=str)
 every_kind_at_work = pytest.mark.parametrize("member", AT_WORK, ids=str)

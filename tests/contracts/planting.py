@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from lightning.pytorch import Callback
 
 from lightning_diagnostics.callback import DiagnosticCallback
@@ -36,8 +37,11 @@ def own_templates(kind: type[DiagnosticCallback]) -> list[str]:
 SITES = tuple((member, name) for member in AT_WORK for name in (*own_hooks(member.kind), *own_templates(member.kind)))
 """Every place where a registered callback may fail."""
 
-RANK_SITES = (*SITES, *((member, name) for member in AT_WORK for name in WHERE_RANKS_MEET))
-"""The same with several processes."""
+_MEETING = tuple((member, name) for member in AT_WORK for name in WHERE_RANKS_MEET)
+RANK_SITES = tuple(
+    pytest.param(member, name, marks=pytest.mark.slow if member.acts else ()) for member, name in (*SITES, *_MEETING)
+)
+"""The same with several processes, as test parameters; of those that act at the slow level."""
 
 
 class PlantedError(RuntimeError):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from tests.contracts.cells import Cell, differences, every_cell, outcomes, run
 from tests.helpers import MEMBERS, Member, every_member_that_watches
-from tests.patients import PATIENTS
+from tests.patients import PATIENTS, Patient, Student
 
 FIRST = PATIENTS[0]
 
@@ -30,6 +30,25 @@ def test_every_cell_of_the_matrix_is_bit_identical(member: Member, sick: bool, c
 def test_with_two_workers_it_is_bit_identical(member: Member, persistent: bool) -> None:
     workers = {"num_workers": 2, "persistent_workers": persistent}
     assert differences(run(Cell(), FIRST, **workers)[0], run(Cell(), FIRST, member(), **workers)[0]) == set()
+
+
+class DrawnRate(Student):
+    """Its schedule draws from all three global generators after every step."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: 0.5 + 0.1 * (float(torch.rand(())) + float(np.random.rand()) + random.random())
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+@every_member_that_watches
+def test_under_a_schedule_that_draws_it_is_bit_identical(member: Member) -> None:
+    drawn = Patient("", DrawnRate, frozenset())
+    without = run(Cell(), drawn)[0]
+    assert differences(without, run(Cell(), drawn, member())[0]) == set()
+    assert differences(without, outcomes(Cell(), 0, None, sick=False)[0]) >= {"rng.torch", "rng.numpy", "rng.python"}
 
 
 @every_member_that_watches

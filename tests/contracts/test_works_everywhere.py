@@ -20,7 +20,7 @@ from tests.helpers import (
     alive,
     every_kind,
     every_member,
-    every_member_slowly,
+    every_member_slowly_but_at_work,
     heard,
     trainer,
 )
@@ -129,7 +129,7 @@ SICKEN: dict[str, Callable[[Student], None]] = {
 
 
 @every_situation
-@every_member_slowly
+@every_member_slowly_but_at_work
 def test_a_healthy_network_trains_unaccused(member: Member, name: str, tmp_path: Path) -> None:
     diagnostic, module, run, records = _train(member, situations(tmp_path)[name], sick=False)
     assert run.state.finished
@@ -139,7 +139,7 @@ def test_a_healthy_network_trains_unaccused(member: Member, name: str, tmp_path:
 
 
 @every_situation
-@every_member_slowly
+@every_member_slowly_but_at_work
 def test_a_sick_network_is_diagnosed(member: Member, name: str, tmp_path: Path) -> None:
     situation = situations(tmp_path)[name]
     diagnostic, module, run, _ = _train(member, situation, sick=True)
