@@ -127,9 +127,7 @@ def test_the_plan_and_what_is_used_share_a_chart_for_each_group(tmp_path: Path) 
         "^(.+-)?learning_rate/planned/AdamW/layer2$",
         "^(.+-)?learning_rate/used/AdamW/layer2$",
     ]
-    assert found["factor of warmup and cooldown"] == [
-        f"^(.+-)?learning_rate/factor/AdamW/layer{place}$" for place in range(4)
-    ]
+    assert found["factor of warmup and cooldown"] == ["^(.+-)?learning_rate/factor/.+$"]
 
 
 def test_what_only_watches_has_no_chart_of_factors(tmp_path: Path) -> None:
@@ -220,9 +218,9 @@ def test_without_a_logger_nothing_is_drawn_and_all_is_judged() -> None:
 # How much.
 
 
-def a_million(module: Regression) -> Any:
+def slowly(module: Regression) -> Any:
     optimizer = adam(module)
-    return by(optimizer, lr_scheduler.StepLR(optimizer, 1000, 0.999), "step")
+    return by(optimizer, lr_scheduler.StepLR(optimizer, 100, 0.99), "step")
 
 
 def test_a_million_planned_steps_are_drawn_in_some_two_hundred_points(tmp_path: Path) -> None:
@@ -235,13 +233,14 @@ def test_a_million_planned_steps_are_drawn_in_some_two_hundred_points(tmp_path: 
     assert sum(file.stat().st_size for file in Path(board.log_dir).rglob("events.out*")) < 40_000
 
 
-def test_the_file_is_as_large_for_any_length_of_the_run(tmp_path: Path) -> None:
-    sizes = []
-    for length in (2_000, 200_000):
-        board = TensorBoardLogger(tmp_path / str(length))
-        run(a_million, board, warmup=0.1, max_epochs=-1, max_steps=length, stop=3)
-        sizes.append(sum(file.stat().st_size for file in Path(board.log_dir).rglob("events.out*")))
-    assert abs(sizes[1] - sizes[0]) < 1_000
+@pytest.mark.parametrize(
+    ("length", "points"), [(60, 60), (200, 200), (399, 399), (400, 201), (2_000, 201), (20_050, 202)]
+)
+def test_a_schedule_is_drawn_in_as_many_points_whatever_its_length(length: int, points: int, tmp_path: Path) -> None:
+    board = TensorBoardLogger(tmp_path)
+    run(slowly, board, warmup=0.1, max_epochs=-1, max_steps=length, stop=3)
+    planned = read(board).Scalars("learning_rate/planned/AdamW")
+    assert (len(planned), planned[0].step, planned[-1].step) == (points, 0, length - 1)
 
 
 def test_twelve_groups_of_a_million_steps_are_bounded_too(tmp_path: Path) -> None:
