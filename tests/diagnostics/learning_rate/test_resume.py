@@ -28,6 +28,7 @@ from tests.diagnostics.learning_rate.models import (
     weights,
 )
 from tests.diagnostics.learning_rate.test_start_cooldown import Ask, begun
+from tests.diagnostics.learning_rate.test_used_rates import adversaries, five_to_one
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:You're resuming from a checkpoint that ended before the epoch ended:UserWarning",
@@ -135,6 +136,12 @@ def test_wherever_the_checkpoint_was_saved_by_hand(
     whole, rest, path = FixedByHand(plain, twice), FixedByHand(plain, twice), tmp_path / "kept.ckpt"
     train(whole, schedule(), Save(hook, batch, path), max_epochs=EPOCHS)
     goes_on(whole, rest, resumed(rest, path, schedule()))
+
+
+def test_each_optimizer_goes_on_with_its_own_steps(tmp_path: Path) -> None:
+    whole, rest = FixedByHand(adversaries, five_to_one), FixedByHand(adversaries, five_to_one)
+    train(whole, schedule(warmup=40), Save("on_train_batch_end", 3, tmp_path / "kept.ckpt"), max_epochs=EPOCHS)
+    goes_on(whole, rest, resumed(rest, tmp_path / "kept.ckpt", schedule(warmup=40)))
 
 
 KEEPERS: list[tuple[dict[str, Any], Sequence[str]]] = [

@@ -210,6 +210,22 @@ def test_a_group_that_is_added_in_mid_run_is_multiplied(first: bool) -> None:
     assert ours.used == times(plain.used, TOTAL)
 
 
+class Grows(Program):
+    """Gives its second layer to the optimizer in `training_step`."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        if self.trainer.global_step == 3:
+            self.trainer.optimizers[0].add_param_group({"params": list(self.net[2].parameters()), "lr": 0.03})
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_group_that_is_added_in_training_step_is_multiplied_in_that_very_step() -> None:
+    program = Grows(lambda program: program.spied(params=program.net[0].parameters()))
+    train(program, schedule(), max_epochs=EPOCHS)
+    bases = [(step, rate) for step in range(TOTAL) for rate in (0.1, 0.03)[: 1 + (step >= 3)]]
+    assert program.used == times(bases, TOTAL)
+
+
 # Accumulation and precision.
 
 
