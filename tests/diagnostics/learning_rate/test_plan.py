@@ -261,6 +261,7 @@ def test_a_preset_is_a_cooldown_and_its_shape(preset: Preset, falling: int, fall
 def test_linear_to_zero_begins_where_the_warmup_of_each_optimizer_ends() -> None:
     planned = plan(10_000, warmup="auto", preset="linear_to_zero")
     assert [cooldown(planned, beta2) for beta2 in (ADAM, 0.95, SGD)] == [9000, 9960, 10_000]
+    assert [planned.cooldown_wanted(planned.main, beta2) for beta2 in (ADAM, SGD)] == [9000, 10_000]
     assert cooldown(plan(100, warmup=200, preset="linear_to_zero")) == 0
     assert cooldown(plan(math.inf, warmup=20, preset="linear_to_zero")) == 0
 
