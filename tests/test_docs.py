@@ -28,7 +28,7 @@ BIN = Path(sys.executable).parent
 COMMAND = str(BIN / "lightning-diagnostics")
 SHELL_HERE = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}  # an environment need not be activated
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-PAGES = ["README.md", "docs/index.md", "docs/how-to.md", "docs/generalization-gap.md"]
+PAGES = ["README.md", "docs/index.md", "docs/how-to.md", "docs/generalization-gap.md", "docs/learning-rate.md"]
 LINES_OF = ["README.md", "docs/index.md", "docs/switch-on.md", "docs/command-line.md"]
 
 
@@ -153,7 +153,7 @@ def test_a_training_line_switches_on_what_there_is(
         return
     made = kind(Classifier, Digits, run=False, save_config_callback=None)
     (ours,) = [each for each in made.trainer.callbacks if isinstance(each, Diagnostics | DiagnosticCallback)]
-    assert isinstance(ours, Diagnostics) == ("ActivationMonitor" not in line)
+    assert isinstance(ours, Diagnostics) == ("Monitor" not in line and "Scheduler" not in line)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
