@@ -89,14 +89,14 @@ class Limits:
         source="convention: lengths are rounded, and a warmup may stand before them",
         high=1.0,
     )
-    restarted: float = limit(
+    restarted_ratio: float = limit(
         1.1,
         key="restarting-schedule.ratio",
         meaning="times that a cosine is stepped over the length of its half wave",
         source="convention: lengths are rounded, and a warmup may stand before them",
         low=1.0,
     )
-    doubled: float = limit(
+    doubled_factor: float = limit(
         2.0,
         key="doubled-schedule.factor",
         meaning="factor by which the program's own rate rises over our warmup, or falls over our cooldown",
@@ -433,7 +433,7 @@ def restarting_schedule(measured: "SchedulerPlan", limits: Limits) -> Verdict:
     Where a wave is wanted.
     """
     length = measured.length
-    if not length or not measured.periodic or measured.calls <= limits.restarted * length:
+    if not length or not measured.periodic or measured.calls <= limits.restarted_ratio * length:
         return None
     return Diagnosis(
         Severity.INFO,
@@ -442,7 +442,7 @@ def restarting_schedule(measured: "SchedulerPlan", limits: Limits) -> Verdict:
         f"{measured.name} of {measured.optimizer} falls for {length} of its steps and is stepped {measured.calls} "
         "times: in between the rate rises again.",
         "give it the length of the run as T_max; for restarts there is CosineAnnealingWarmRestarts.",
-        {"length": length, "stepped": measured.calls, "restarting-schedule.ratio": limits.restarted},
+        {"length": length, "stepped": measured.calls, "restarting-schedule.ratio": limits.restarted_ratio},
     )
 
 
@@ -461,10 +461,10 @@ def doubled_schedule(measured: "Doubled", limits: Limits) -> Verdict:
     Leave one of them out: `warmup=None` or `cooldown=None`.
 
     ## When it is wrong
-    Where both are wanted.
+    Where both are wanted, it is no fault.
     """
-    rises = measured.warmup > 1 and measured.rise >= limits.doubled
-    falls = measured.cooldown > 1 and measured.fall <= 1 / limits.doubled
+    rises = measured.warmup > 1 and measured.rise >= limits.doubled_factor
+    falls = measured.cooldown > 1 and measured.fall <= 1 / limits.doubled_factor
     if not (rises or falls):
         return None
     what = " and ".join(["warmup"] * rises + ["cooldown"] * falls)
@@ -477,7 +477,7 @@ def doubled_schedule(measured: "Doubled", limits: Limits) -> Verdict:
         {
             "own_rise": measured.rise if math.isfinite(measured.rise) else "from 0",
             "own_fall": measured.fall,
-            "doubled-schedule.factor": limits.doubled,
+            "doubled-schedule.factor": limits.doubled_factor,
         },
     )
 
@@ -560,7 +560,7 @@ def unwatched_rate(measured: None, limits: Limits) -> Verdict:
     The note says what is left out. A wrapper around an optimizer should derive from `torch.optim.Optimizer`.
 
     ## When it is wrong
-    It is not.
+    It is not: what is left out is not known.
     """
     return None
 

@@ -42,7 +42,7 @@ INF = float("inf")
 # Of the tests, and exact in binary; those of the package come from the sweep, from arithmetic and from convention.
 NUMBERS: dict[str, Any] = {"warmup_steps": 20, "warmup_rise": 4.0, "unit_match": 0.25, "unit_ratio": 8.0}
 NUMBERS |= {"idle_epochs": 3, "idle_steps": 50, "vanished_ratio": 2.0**-10, "vanished_share": 0.25}
-NUMBERS |= {"unfinished_share": 0.75, "restarted": 1.25, "doubled": 2.0}
+NUMBERS |= {"unfinished_share": 0.75, "restarted_ratio": 1.25, "doubled_factor": 2.0}
 
 STEPS = tuple(range(0, 64, 8))
 RISING = Course("Adam", STEPS, tuple(0.01 * 2**place for place in range(8)), 64)
@@ -531,8 +531,8 @@ OVERRIDES = [
     ("unit_match", 0.0625, schedule_in_wrong_unit, but(BY_EPOCH, length=180)),
     ("idle_steps", 60, scheduler_never_stepped, but(IDLE, epochs=2, steps=59, ended=True)),
     *(("vanished_ratio", 2.0**-11, vanished_rate, FALLING), ("vanished_share", 0.375, vanished_rate, FALLING)),
-    *(("unfinished_share", 0.25, unfinished_schedule, UNFINISHED), ("restarted", 2.5, restarting_schedule, AGAIN)),
-    ("doubled", 2.125, doubled_schedule, DOUBLED),
+    *(("unfinished_share", 0.25, unfinished_schedule, UNFINISHED), ("restarted_ratio", 2.5, restarting_schedule, AGAIN)),
+    ("doubled_factor", 2.125, doubled_schedule, DOUBLED),
 ]
 
 
