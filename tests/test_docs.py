@@ -22,6 +22,7 @@ from tests.diagnostics.activations.networks import NETWORKS
 from tests.diagnostics.batch_norm import networks as norms
 from tests.diagnostics.generalization_gap import networks as gaps
 from tests.diagnostics.gradients import networks as gradients
+from tests.diagnostics.learning_rate import networks as rates
 
 REPOSITORY = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -286,6 +287,7 @@ SWEEPS = (
     ("batch norm sweep", norms.NETWORKS),
     ("gradients sweep", gradients.NETWORKS),
     ("generalization gap sweep", gaps.NETWORKS),
+    ("learning rate sweep", rates.NETWORKS),
 )
 
 

@@ -147,7 +147,7 @@ def _row(program: Program, runs: Sequence[Result]) -> str:
         program.name,
         f"{min(scores):.2g} to {max(scores):.2g}",
         ", ".join(dict.fromkeys(str(each.total) for each in found if each.total)) or "-",
-        f"{max(each.rise for each in found):.2g}" if any(each.rise > 1 for each in found) else "-",
+        _rise(max(each.rise for each in found)),
         f"{max(each.low for each in found):.1%}" if any(each.low for each in found) else "-",
         f"{min(shortest, default=longest):.2g} to {longest:.2g}" if longest else "-",
         str(max(each.idle for each in found)) if any(each.idle for each in found) else "-",
@@ -155,6 +155,10 @@ def _row(program: Program, runs: Sequence[Result]) -> str:
         "; ".join(sorted({text.split(" (")[0] for each in runs for text in each.findings})) or "none",
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def _rise(rise: float) -> str:
+    return "-" if rise == 1 else f"{rise:.2g}" if math.isfinite(rise) else "from 0"
 
 
 def main(names: list[str]) -> None:
