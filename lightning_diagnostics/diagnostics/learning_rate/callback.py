@@ -162,7 +162,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
     # What the user calls.
 
     def start_cooldown(self, *, steps: int | None = None) -> None:
-        """Begin the cooldown now, at the next step: it takes the place of the one at the end of the run.
+        """Begin the cooldown now, at the next step. Should the one at the end of the run be further on, that one holds.
 
         With several processes it begins where they next meet, at the end of the epoch or of a validation, so that all
         have the same rate; it is enough if one of them calls it. A second call does nothing.
