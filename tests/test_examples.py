@@ -52,7 +52,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in (REPOSITORY / "examples").glob("*.py")} == {"digits.py", "digits_cli.py"}
+    examples = {"digits.py", "digits_cli.py", "transformer.py"}
+    assert {path.name for path in (REPOSITORY / "examples").glob("*.py")} == examples
 
 
 def test_digits_finds_its_leak(digits: tuple[Path, dict[str, str]]) -> None:
@@ -136,3 +137,11 @@ def test_digits_cli_knows_nothing_of_us() -> None:
     for name in ("digits_cli.py", "digits_cli.yaml"):
         text = (REPOSITORY / "examples" / name).read_text(encoding="utf-8")
         assert "lightning_diagnostics" not in text
+
+
+def test_transformer_warms_up_over_a_tenth_of_the_run_and_draws_both(tmp_path: Path) -> None:
+    said = run("transformer.py", "--steps=30", f"--logdir={tmp_path}", f"--plot={tmp_path / 'warmup.png'}")
+    assert re.findall(r"^(\w+): loss \S+ at step 20, ", said, re.MULTILINE) == ["plain", "warmup"]
+    assert "AdamW: no warmup, 1-sqrt cooldown from 24 to 30" in said
+    assert "AdamW: linear warmup over 3 steps (a tenth of the run), 1-sqrt cooldown from 24 to 30" in said
+    assert (tmp_path / "warmup.png").stat().st_size > 10_000
