@@ -142,10 +142,9 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._names: list[str] = []
         self._step = 0
         self._blind: list[str] = []
-        self._began: dict[int, int | None] = {}  # steps of the schedulers when the run began, by their place
-        self._epochs = self._batches = 0  # of this run
         self._points: dict[int, list[Planned]] = {}  # of the plan, that are yet to be drawn
         self._zero: dict[int, Course] = {}  # plans of optimizers without a rate, which the program may yet set
+        self._zero_since = 0  # training batches before this run
         self._tests: list[Any] = []  # range tests that are drawn
 
     def __getstate__(self) -> dict[str, Any]:
@@ -195,6 +194,8 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._started: Started | None = None
         self._asked, self._asked_steps = False, None  # whether a cooldown is to begin, and how long
         self._steps_made: dict[int, int] = {}  # of each optimizer, before this process
+        self._began: dict[int, int | None] = {}  # steps of the schedulers when the run began, by their place
+        self._epochs = self._batches = 0  # since then
         self._plan_before: Mapping[str, Any] | None = None  # that of the checkpoint which is resumed
 
     @override
@@ -203,7 +204,10 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._reset()
         self._names = optimizer_names(trainer.optimizers)
         self._factors.begin(trainer)
-        self._began = {place: _count(one.scheduler) for place, one in enumerate(insides.scheduled(trainer))}
+        counts = {place: _count(one.scheduler) for place, one in enumerate(insides.scheduled(trainer))}
+        if counts.keys() != self._began.keys():
+            self._began, self._epochs, self._batches = counts, 0, 0
+        self._zero_since = self._batches
         if self._acts:
             self._take_up(trainer)
         self._draw_range_tests(trainer)
@@ -249,6 +253,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             "asked": self._asked,
             "asked_steps": self._asked_steps,
             "plan": self._factors.plan.to_dict(),
+            "stepping": {"began": dict(self._began), "epochs": self._epochs, "batches": self._batches},
         }
 
     @override
@@ -256,7 +261,8 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._steps_made = dict(state["made"])
         self._started = None if state["started"] is None else Started(**state["started"])
         self._asked, self._asked_steps = state["asked"], state["asked_steps"]
-        self._plan_before = state["plan"]
+        self._plan_before, stepping = state["plan"], state["stepping"]
+        self._began, self._epochs, self._batches = dict(stepping["began"]), stepping["epochs"], stepping["batches"]
 
     # A step.
 
@@ -273,7 +279,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             self.draw_ahead({self._step + step: each for step, each in self._points.items()})
             self.lay_out(_CATEGORY, *self._points.get(0, ()))
             self._points = {}
-        if self._zero and self._batches > self._limits.warmup_steps:
+        if self._zero and self._batches - self._zero_since > self._limits.warmup_steps:
             self._judge_zero(trainer)
         if is_look(batch_idx, batches=insides.batches_per_epoch(trainer), every=self.every_n_train_steps):
             self._scaling.looks = self._acts

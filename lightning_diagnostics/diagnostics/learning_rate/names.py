@@ -1,5 +1,6 @@
 """What optimizers and their groups are called, and which of them have an automatic warmup."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -7,7 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-_OTHER_BETAS = ("radam", "lion", "adamax", "adan", "sparseadam")
+_OTHER_BETAS = re.compile("radam|lion|adamax|adan(?!orm)|sparseadam", re.IGNORECASE)
 """Of which the second beta is no decay rate of squared gradients, or that warm up by themselves (RAdam)."""
 
 
@@ -44,4 +45,4 @@ def beta2(optimizer: Optimizer, group: dict[str, Any]) -> float | None:
 
 @lru_cache
 def _means_other(name: str) -> bool:
-    return any(word in name.lower() for word in _OTHER_BETAS)
+    return _OTHER_BETAS.search(name) is not None

@@ -247,7 +247,7 @@ def wish(
         raise ValueError(f"floor={floor!r}: allowed is 0 to 1")
     if preset is not None:
         shape("preset", preset, (*get_args(Preset), None))
-        if cooldown != DEFAULTS["cooldown"] or cooldown_shape != DEFAULTS["cooldown_shape"]:
+        if cooldown not in (DEFAULTS["cooldown"], None) or cooldown_shape != DEFAULTS["cooldown_shape"]:
             raise ValueError(
                 f"preset={preset!r} with cooldown={cooldown!r} and cooldown_shape={cooldown_shape!r}: "
                 "a preset sets these two; give the one or the others"
