@@ -319,7 +319,7 @@ def test_the_gradient_norm_is_drawn_before_and_after_clipping_with_its_band(clip
         lines = page.wait_for(card.format(legend))
         errors = page.evaluate(card.format("all('.error-content', card.shadowRoot).map(e => e.offsetHeight)"))
         page.evaluate(card.format("card._toggleExpanded()"))  # as wide as the page
-        above = "shown('tf-category-paginated-view')[0]"
+        above = "shown('tf-category-paginated-view')[1]"
         page.draw("gradient_norm.png", "shown('tf-custom-scalar-margin-chart-card')[0]", below=above)
     assert [line.split(maxsplit=1)[1] for line in lines] == norms
     flat, also_flat, band = sorted(spreads)
@@ -351,7 +351,21 @@ def test_the_charts_of_gradients_are_arranged_and_have_lines(clipped: Path, page
         categories = page.evaluate("shown('tf-category-paginated-view').map(e => e.category && e.category.name)")
         above = "shown('tf-custom-scalar-margin-chart-card')[0]"
         page.draw("gradient_charts.png", f"{ours}[{len(charts) - 1}]", below=above)
-    assert categories[:3] == ["activations", "gradient norm", "gradients"]
+    assert categories[:4] == ["Learning rate", "activations", "gradient norm", "gradients"]
+
+
+def test_the_planned_and_the_used_rate_are_lines_of_one_chart(clipped: Path, page: "Page") -> None:
+    with serving(clipped / "healthy") as address:
+        page.open(f"{address}/#custom_scalars")
+        page.grow(4000)
+        cards = "shown('tf-custom-scalar-multi-line-chart-card')"
+        card = f"(card => card && {{}})({cards}.find(card => card.title.startsWith('learning rate: ')))"
+        assert page.wait_for(card.format("card.title")) == "learning rate: Adam"
+        page.wait_for(card.format(f"{LINES}.length >= 2"))
+        page.evaluate(card.format("all('.toggle-matches-button', card.shadowRoot).forEach(button => button.click())"))
+        legend = "(t => t.length == 2 && t)(all('.match-list-entry', card.shadowRoot).map(e => e.innerText))"
+        lines = page.wait_for(card.format(legend))
+    assert sorted(line.split()[1] for line in lines) == ["learning_rate/planned/Adam", "learning_rate/used/Adam"]
 
 
 def test_gradients_and_weights_have_histograms(clipped: Path, page: "Page") -> None:
@@ -391,12 +405,12 @@ def test_the_gap_is_drawn_with_its_band_beside_training_and_validation(overfitte
         legend = "all('.match-list-entry', card.shadowRoot).map(e => e.innerText.split(/\\s+/)[1])"
         lines = page.wait_for(f"(all => all.every(each => each.length == 3) && all)({cards}.map(card => {legend}))")
         categories = page.evaluate("shown('tf-category-paginated-view').map(e => e.category && e.category.name)")
-        above = "shown('tf-category-paginated-view')[2]"
+        above = "shown('tf-category-paginated-view')[3]"
         page.draw("gap_charts.png", f"{cards}[1]", below=above)
     assert lines == [
         [f"gap/{what}{title.split(':')[0]}" for what in ("training/", "validation/", "")] for title in shown
     ]
-    assert categories[3:] == ["generalization gap", "generalization gap: more"]
+    assert categories[4:] == ["generalization gap", "generalization gap: more"]
 
 
 def test_the_onset_and_how_sure_the_gap_is_are_tables_on_the_text_page(overfitted: Path, page: "Page") -> None:
