@@ -212,7 +212,6 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             self._take_up(trainer)
         self._draw_range_tests(trainer)
         self._look_ahead(trainer, pl_module)
-        self._compare(trainer)
 
     @override
     def wind_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -281,6 +280,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             self._points = {}
         if self._zero and self._batches - self._zero_since > self._limits.warmup_steps:
             self._judge_zero(trainer)
+        self._compare(trainer)
         if is_look(batch_idx, batches=insides.batches_per_epoch(trainer), every=self.every_n_train_steps):
             self._scaling.looks = self._acts
             if not self._acts and len(self._names) == len(trainer.optimizers):
@@ -392,19 +392,22 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         now, plan = insides.log_step(trainer), self._factors.plan
         steps_itself = insides.steps_schedulers_itself(trainer) or not trainer.lr_scheduler_configs
         wrong: set[str] = set()  # optimizers whose schedule is in the wrong unit: what follows from it is not said
+        unfinished: set[str] = set()  # and those of which the run is a part only
         for one in scheduler_plans(foreseen, self._names):
             self.judge(trainer, room.scheduler_overruns, one, step=now)
             if self.judge(trainer, room.schedule_in_wrong_unit, one, step=now) is not None:
                 wrong.add(one.optimizer)
             else:
-                self.judge(trainer, room.unfinished_schedule, one, step=now)
+                if self.judge(trainer, room.unfinished_schedule, one, step=now) is not None:
+                    unfinished.add(one.optimizer)
                 self.judge(trainer, room.restarting_schedule, one, step=now)
         for place, optimizer in _each(trainer).items():
             name = self._names[place]
             self.judge(trainer, room.overlapping_plan, fit(plan, optimizer), step=now)
             if foreseen.first < foreseen.until == plan.axes[0].end and name not in wrong:
                 ahead = course(foreseen, plan, place, optimizer, name)
-                self.judge(trainer, room.warmup_never_ends, ahead, step=now)
+                if name not in unfinished:
+                    self.judge(trainer, room.warmup_never_ends, ahead, step=now)
                 if any(ahead.rates):
                     self.judge(trainer, room.vanished_rate, ahead, step=now)
                 elif steps_itself:
@@ -456,7 +459,12 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             steps = self._batches if getattr(one.optimizer, "_opt_called", False) else 0
             kind = type(one.scheduler).__name__
             stepping = Stepping(kind, self._names[which], count != began, steps, self._epochs, ended)
-            self.judge(trainer, room.scheduler_never_stepped, stepping, step=insides.epoch_end_step(trainer))
+            step = insides.epoch_end_step(trainer)
+            self.judge(trainer, room.scheduler_never_stepped, stepping, step=step)
+            for finding in self.findings if stepping.stepped else ():
+                made = (finding.code, finding.where) == (room.scheduler_never_stepped.code, stepping.optimizer)
+                if made and finding.status == "open":
+                    self.close(finding, step=step)
 
     # What is drawn.
 

@@ -210,7 +210,7 @@ class _Actor:
             self._place,
             self._one.interval,
             own_length(scheduler),
-            isinstance(scheduler, CosineAnnealingLR | OneCycleLR | PolynomialLR),
+            is_whole(scheduler),
             isinstance(scheduler, CosineAnnealingLR),
             self._calls,
             run,
@@ -231,6 +231,13 @@ def own_length(scheduler: Any) -> int | None:
         last = own_length(scheduler._schedulers[-1])
         return None if last is None else int(scheduler._milestones[-1]) + last
     return None
+
+
+def is_whole(scheduler: Any) -> bool:
+    """Whether the length of a scheduler is by its nature that of a run, and not of a part of one."""
+    if isinstance(scheduler, SequentialLR):
+        return is_whole(scheduler._schedulers[-1])
+    return isinstance(scheduler, CosineAnnealingLR | OneCycleLR | PolynomialLR)
 
 
 def _is_of_torch(fault: BaseException) -> bool:
