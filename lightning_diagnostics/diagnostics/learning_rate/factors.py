@@ -104,5 +104,5 @@ class Factors:
         if self._share <= 0:
             return self.plan
         unit = self.plan.axes[0].unit
-        end = (insides.place(trainer, unit) + 1) / self._share
+        end = max(1, insides.place(trainer, unit)) / self._share
         return Plan(self.plan.wish, (*self.plan.axes, Axis(unit, end, "max_time")), self.plan.started)

@@ -23,7 +23,7 @@ from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.namespaces import Trainer
 from lightning_diagnostics.callback.trainer import Scheduled
 
-_SECONDS = 2.0  # that a long run is foreseen for; a step of a scheduler takes some 4 us
+_SECONDS = 10.0  # that a long run is foreseen for at the most; a million steps of a scheduler take some four
 _POINTS = 200  # of a curve
 
 

@@ -192,7 +192,7 @@ def by_time(step: int, seconds: int, wanted: float) -> float:
     """The factor of a cooldown by the pace so far."""
     if step == 0:
         return 1.0
-    end = (step + 1) / (step / seconds)
+    end = step / (step / seconds)
     length = round(wanted * end) if wanted < 1 else wanted
     return cooldown_factor((step - (end - length)) / length)
 
@@ -207,7 +207,7 @@ def test_a_run_ends_with_its_time(cooldown: float, timer_first: bool) -> None:
     assert program.used == [(step, 0.1 * (warmup_factor(step, 6) * fall)) for step, fall in enumerate(falls)]
     assert falls[:15] == [1.0] * 15
     assert falls[15:] == sorted(falls[15:], reverse=True)
-    assert 0 < falls[-1] < 0.2
+    assert falls[-1] == pytest.approx(cooldown_factor(5 / 6 if cooldown < 1 else 7 / 8))
     assert "LR804" not in codes(callback)
 
 
