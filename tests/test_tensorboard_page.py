@@ -351,7 +351,7 @@ def test_the_charts_of_gradients_are_arranged_and_have_lines(clipped: Path, page
         categories = page.evaluate("shown('tf-category-paginated-view').map(e => e.category && e.category.name)")
         above = "shown('tf-custom-scalar-margin-chart-card')[0]"
         page.draw("gradient_charts.png", f"{ours}[{len(charts) - 1}]", below=above)
-    assert categories[:4] == ["Learning rate", "activations", "gradient norm", "gradients"]
+    assert categories[:4] == ["learning rate", "activations", "gradient norm", "gradients"]
 
 
 def test_the_planned_and_the_used_rate_are_lines_of_one_chart(clipped: Path, page: "Page") -> None:

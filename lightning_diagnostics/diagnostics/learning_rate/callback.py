@@ -31,7 +31,7 @@ from lightning_diagnostics.statistics import CooldownShape, WarmupShape
 
 logger = logging.getLogger("lightning_diagnostics")
 
-_CATEGORY = "Learning rate"
+_CATEGORY = "learning rate"
 _CHANGE_RATES = ("StochasticWeightAveraging", "BaseFinetuning")  # callbacks of Lightning
 
 

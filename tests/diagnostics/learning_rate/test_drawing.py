@@ -111,7 +111,7 @@ def charts(folder: Path, board: TensorBoardLogger) -> dict[str, list[str]]:
     (file,) = {each.parent for each in folder.rglob("events.out*") if each.parent != Path(board.log_dir)}
     events = EventAccumulator(str(file), size_guidance={"tensors": 0}).Reload().Tensors("custom_scalars__config__")
     layout = cast(Any, layout_pb2).Layout.FromString(events[-1].tensor_proto.string_val[0])
-    (category,) = [each for each in layout.category if each.title == "Learning rate"]
+    (category,) = [each for each in layout.category if each.title == "learning rate"]
     return {chart.title: list(chart.multiline.tag) for chart in category.chart}
 
 
