@@ -7,7 +7,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.ways.desk import VARIABLE, Desk, Done
+from tests.ways.desk import SUITE, VARIABLE, Desk, Done
 
 WARMUP = "--trainer.callbacks+=lightning_diagnostics.WarmupCooldownScheduler"
 OF = "--trainer.callbacks."
@@ -15,6 +15,7 @@ FIT = ("datamodule.py", "fit", "--config", "datamodule.yaml")
 OWN = ("suite_cli.py", "fit", "--config", "datamodule.yaml")
 ADAM = ("--optimizer=AdamW", "--optimizer.lr=0.01", "--trainer.max_epochs=4")  # 40 steps
 STEPS = 10  # of the plain program, by SGD with a rate of 0.01
+SLOW = pytest.mark.slow
 
 
 def factors(done: Done, name: str = "SGD") -> list[float]:
@@ -39,18 +40,20 @@ def flat(steps: int) -> list[float]:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["warmup=auto"], [*flat(8), *cooling(2)]),  # SGD has no beta2
-        (["warmup=4"], [0.25, 0.5, 0.75, *flat(5), *cooling(2)]),
+        pytest.param(["warmup=auto"], [*flat(8), *cooling(2)], marks=SLOW),  # SGD has no beta2
+        pytest.param(["warmup=4"], [0.25, 0.5, 0.75, *flat(5), *cooling(2)], marks=SLOW),
         (["warmup", "4"], [0.25, 0.5, 0.75, *flat(5), *cooling(2)]),
-        (["warmup=0.3"], [0.3333, 0.6667, *flat(6), *cooling(2)]),
-        (["warmup=null"], [*flat(8), *cooling(2)]),
-        (["warmup=2", "cooldown=null"], [0.5, *flat(9)]),
-        (["warmup=null", "cooldown=null"], flat(10)),
-        (["cooldown=0.4"], [*flat(6), *cooling(4)]),
-        (["cooldown=5"], [*flat(5), *cooling(5)]),
+        pytest.param(["warmup=0.3"], [0.3333, 0.6667, *flat(6), *cooling(2)], marks=SLOW),
+        pytest.param(["warmup=null"], [*flat(8), *cooling(2)], marks=SLOW),
+        pytest.param(["warmup=2", "cooldown=null"], [0.5, *flat(9)], marks=SLOW),
+        pytest.param(["warmup=null", "cooldown=null"], flat(10), marks=SLOW),
+        pytest.param(["cooldown=0.4"], [*flat(6), *cooling(4)], marks=SLOW),
+        pytest.param(["cooldown=5"], [*flat(5), *cooling(5)], marks=SLOW),
         (["cooldown=5", "cooldown_shape=linear", "floor=0.5"], [*flat(5), 1.0, 0.9, 0.8, 0.7, 0.6]),
-        (["warmup=2", "preset=wsd"], [0.5, *flat(7), *cooling(2)]),
-        (["warmup=5", "preset=linear_to_zero"], [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2]),
+        pytest.param(["warmup=2", "preset=wsd"], [0.5, *flat(7), *cooling(2)], marks=SLOW),
+        pytest.param(
+            ["warmup=5", "preset=linear_to_zero"], [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2], marks=SLOW
+        ),
     ],
     ids=lambda value: ",".join(map(str, value)),
 )
@@ -81,16 +84,26 @@ EVERY_ARGUMENT: dict[str, Any] = {
 }
 
 
+OURS = {"class_path": "lightning_diagnostics.WarmupCooldownScheduler", "init_args": EVERY_ARGUMENT}
+FILE = {"more.yaml": yaml.dump({"trainer": {"callbacks+": [OURS]}})}
+
+
+def test_a_file_has_every_argument(desk: Desk) -> None:
+    desk.files = FILE
+    done = desk.good(*FIT, "--config", "more.yaml")
+    assert factors(done) == [0.5, *flat(6), 0.7348, 0.625, 0.5152]
+    assert done.config["trainer"]["callbacks"][-1] == OURS
+
+
+@SLOW
 def test_a_file_with_every_argument_can_be_printed_and_fed_back(desk: Desk) -> None:
-    ours = {"class_path": "lightning_diagnostics.WarmupCooldownScheduler", "init_args": EVERY_ARGUMENT}
-    desk.files = {"more.yaml": yaml.dump({"trainer": {"callbacks+": [ours]}})}
+    desk.files = FILE
     first = desk.good(*FIT, "--config", "more.yaml")
-    assert factors(first) == [0.5, *flat(6), 0.7348, 0.625, 0.5152]
     printed = desk.good(*FIT, "--config", "more.yaml", "--print_config").out
-    assert yaml.safe_load(printed)["trainer"]["callbacks"][-1] == ours
-    desk.files |= {"printed.yaml": printed}
+    assert yaml.safe_load(printed)["trainer"]["callbacks"][-1] == OURS
+    desk.files = {"printed.yaml": printed}
     again = desk.good("datamodule.py", "fit", "--config", "printed.yaml")
-    assert again.config["trainer"]["callbacks"][-1] == ours
+    assert again.config["trainer"]["callbacks"][-1] == OURS
     assert factors(again) == factors(first)
     assert again.said("weights") == first.said("weights")
 
@@ -102,12 +115,20 @@ LENGTHS = "allowed are a whole number of steps, a fraction of the run (more than
     ("flag", "line"),
     [
         ("warmup=fast", f"warmup='fast': {LENGTHS}"),
-        ("warmup=1.5", f"warmup=1.5: {LENGTHS}"),
-        ("warmup=-3", f"warmup=-3: {LENGTHS}"),
-        ("cooldown=auto", "cooldown='auto': allowed are a whole number of steps, a fraction of the run (more than 0, "),
-        ("cooldown_shape=sqrt", "cooldown_shape='sqrt': allowed are '1-sqrt', 'linear', 'cosine', 'square', 'mirror-"),
-        ("preset=swd", "preset='swd': allowed are 'wsd', 'linear_to_zero', 'trapezoid', None"),
-        ("floor=2", "floor=2"),
+        pytest.param("warmup=1.5", f"warmup=1.5: {LENGTHS}", marks=SLOW),
+        pytest.param("warmup=-3", f"warmup=-3: {LENGTHS}", marks=SLOW),
+        pytest.param(
+            "cooldown=auto",
+            "cooldown='auto': allowed are a whole number of steps, a fraction of the run (more than 0, ",
+            marks=SLOW,
+        ),
+        pytest.param(
+            "cooldown_shape=sqrt",
+            "cooldown_shape='sqrt': allowed are '1-sqrt', 'linear', 'cosine', 'square', 'mirror-",
+            marks=SLOW,
+        ),
+        pytest.param("preset=swd", "preset='swd': allowed are 'wsd', 'linear_to_zero', 'trapezoid', None", marks=SLOW),
+        pytest.param("floor=2", "floor=2", marks=SLOW),
     ],
 )
 def test_the_first_line_says_which_value_is_wrong_and_what_is_allowed(flag: str, line: str, desk: Desk) -> None:
@@ -122,14 +143,17 @@ def test_a_misspelt_argument_is_named(desk: Desk) -> None:
     assert "warm_up: WarmupCooldownScheduler has no such argument (did you mean 'warmup'?)" in done.first
 
 
-def test_the_suite_leaves_rates_alone_until_it_is_told(desk: Desk) -> None:
-    suite = "--trainer.callbacks+=lightning_diagnostics.Diagnostics"
-    assert factors(desk.good(*FIT, suite)) == flat(STEPS)
-    assert factors(desk.good(*FIT, suite, f"{OF}learning_rate.warmup=4")) == [0.25, 0.5, 0.75, *flat(7)]
+@SLOW
+def test_the_suite_leaves_rates_alone(desk: Desk) -> None:
+    assert factors(desk.good(*FIT, SUITE)) == flat(STEPS)
+    assert factors(desk.good(*OWN)) == flat(STEPS)
+
+
+def test_the_suite_warms_up_when_it_is_told(desk: Desk) -> None:
+    assert factors(desk.good(*FIT, SUITE, f"{OF}learning_rate.warmup=4")) == [0.25, 0.5, 0.75, *flat(7)]
 
 
 def test_a_command_line_with_our_flags_warms_up(desk: Desk) -> None:
-    assert factors(desk.good(*OWN)) == flat(STEPS)
     done = desk.good(*OWN, *ADAM, "--diagnostics.learning_rate.warmup=auto")
     assert factors(done, "AdamW") == [0.25, 0.5, 0.75, *flat(37)]
     assert done.settings["learning_rate"] == {"warmup": "auto"}
@@ -138,11 +162,17 @@ def test_a_command_line_with_our_flags_warms_up(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("standard", flat(STEPS)),
-        ("learning_rate.warmup=4", [0.25, 0.5, 0.75, *flat(7)]),
-        ("standard,learning_rate.warmup=4,learning_rate.cooldown=0.2", [0.25, 0.5, 0.75, *flat(5), *cooling(2)]),
-        ("{learning_rate: {warmup: 4, cooldown: null}}", [0.25, 0.5, 0.75, *flat(7)]),
-        ("learning_rate.warmup=null", flat(STEPS)),
+        pytest.param("standard", flat(STEPS), marks=SLOW),
+        pytest.param("learning_rate.warmup=4", [0.25, 0.5, 0.75, *flat(7)], marks=SLOW),
+        pytest.param(
+            "standard,learning_rate.warmup=4,learning_rate.cooldown=0.2",
+            [0.25, 0.5, 0.75, *flat(5), *cooling(2)],
+            marks=SLOW,
+        ),
+        pytest.param("{learning_rate: {warmup: 4, cooldown: null}}", [0.25, 0.5, 0.75, *flat(7)], marks=SLOW),
+        pytest.param("learning_rate.warmup=null", flat(STEPS), marks=SLOW),
+        ("learning_rate.preset=wsd", [*flat(8), *cooling(2)]),
+        pytest.param("learning_rate.preset=trapezoid,learning_rate.warmup=2", [0.5, *flat(8), 0.5], marks=SLOW),
     ],
 )
 def test_the_environment_variable_warms_up(value: str, expected: list[float], desk: Desk) -> None:
