@@ -65,6 +65,12 @@ def _ended(trainer: Trainer) -> int:
     return int(batches.processed - batches.completed)
 
 
+def epochs_tell(trainer: Trainer) -> bool:
+    """Whether the end of a run is known when its first epoch has ended: its epochs are counted, its batches are not."""
+    last = trainer.fit_loop.max_epochs
+    return last is not None and last > 1 and trainer.num_training_batches == math.inf
+
+
 def time_share(trainer: Trainer) -> Callable[[], float] | None:
     """What tells how much of the run's time is over, from 0 to 1; None if its time is not limited."""
     timers = [each for each in callbacks_named(trainer, "Timer") if getattr(each, "_duration", None)]
@@ -94,13 +100,21 @@ def _ahead(trainer: Trainer, batch_idx: int | None) -> tuple[float, float]:
     batches = _batches(trainer)
     if last is None or last < 0 or batches == math.inf:
         return math.inf, math.inf
-    if batch_idx is None:
-        batch_idx = batches_before(trainer)
-    steps = left = 0.0
-    for epoch in range(first, last):
+    if last <= first:
+        return 0, 0
+    gone = min(batches_before(trainer) if batch_idx is None else batch_idx, batches)
+    counting = callbacks_named(trainer, "GradientAccumulationScheduler")
+    changes = sorted({first, *(epoch for each in counting[:1] for epoch in each.scheduling if first < epoch < last)})
+    steps = 0.0
+    for epoch, until in zip(changes, [*changes[1:], last], strict=True):
         _, accumulate = epoch_steps(trainer, epoch)
-        gone = min(batch_idx, batches) if epoch == first else 0
         every = math.ceil(batches / accumulate)  # the last batch of an epoch makes a step, however many came before
-        steps += every - (gone // accumulate if gone < batches else every)
-        left += batches - gone
-    return steps, left
+        steps += every * (until - epoch)
+        if epoch == first:
+            steps -= gone // accumulate if gone < batches else every
+    return steps, batches * (last - first) - gone
+
+
+def limits(trainer: Trainer) -> tuple[object, ...]:
+    """What tells of the end of the run, to see whether it has changed."""
+    return trainer.fit_loop.max_steps, trainer.fit_loop.max_epochs, trainer.num_training_batches

@@ -136,7 +136,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
 
     def _reset(self) -> None:
         """Forget everything about the optimizers of this process."""
-        self._factors = Factors(self._wish, self._started)
+        self._factors = Factors(self._wish, self._started, late=self._late)
         self._scaling = Scaling(self._factors_of, self._safely)
         self._shown: Shown | None = None
         self._names: list[str] = []
@@ -196,6 +196,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._steps_made: dict[int, int] = {}  # of each optimizer, before this process
         self._began: dict[int, int | None] = {}  # steps of the schedulers when the run began, by their place
         self._epochs = self._batches = 0  # since then
+        self._late = False  # whether the end was not known when the first step was made, before this process
         self._plan_before: Mapping[str, Any] | None = None  # that of the checkpoint which is resumed
 
     @override
@@ -261,6 +262,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._started = None if state["started"] is None else Started(**state["started"])
         self._asked, self._asked_steps = state["asked"], state["asked_steps"]
         self._plan_before, stepping = state["plan"], state["stepping"]
+        self._late = state["plan"]["late"]
         self._began, self._epochs, self._batches = dict(stepping["began"]), stepping["epochs"], stepping["batches"]
 
     # A step.
@@ -273,7 +275,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         if self._acts and not self._scaling.serves(trainer.optimizers):
             self._names = optimizer_names(trainer.optimizers)
             self._take_up(trainer)
-        self._factors.begin_batch(trainer, batch_idx)
+        self._factors.begin_batch(trainer, batch_idx, acts=self._acts)
         if self._points:  # not where training starts: after a resume Lightning moves its axis on before the first batch
             self.draw_ahead({self._step + step: each for step, each in self._points.items()})
             self.lay_out(_CATEGORY, *self._points.get(0, ()))
@@ -307,6 +309,10 @@ class WarmupCooldownScheduler(DiagnosticCallback):
 
     @override
     def epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for place in _each(trainer) if self._acts and not insides.is_trial(trainer) else ():
+            if place not in self._scaling.unreachable and not self._scaling.made.get(place):
+                what = f"{self._names[place]} has made no step of its own, so that no rate is multiplied"
+                self._blind_once(trainer, what, "call its step(), and not that of an optimizer that it wraps")
         self._epochs += trainer.is_last_batch  # one that is cut short may be stepped at its end
         self._judge_stepping(trainer)
 
@@ -336,6 +342,13 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             return [1.0] * len(optimizer.param_groups)
         return self._factors.of(optimizer, trainer, self._scaling.made_by(optimizer))
 
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        """A monitor is about to read the rates, at the beginning of an epoch, or of a batch with its index."""
+        if batch:
+            self._factors.begin_batch(trainer, batch[-1], acts=self._acts)
+        else:
+            self._factors.begin_epoch(trainer)
+
     def _take_up(self, trainer: Trainer) -> None:
         """Take up the optimizers of the run, and those who show their rates."""
         made = self._scaling.made or self._steps_made
@@ -346,8 +359,15 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         if self._shown is None:
             monitors = callbacks_named(trainer, "LearningRateMonitor")
             self._shown = Shown(
-                monitors, partial(_optimizers_of, weakref.ref(trainer)), partial(self._safely, self._factors_of)
+                monitors,
+                partial(_optimizers_of, weakref.ref(trainer)),
+                partial(self._safely, self._factors_of),
+                partial(self._safely, self._prepare),
             )
+        rated = _each(trainer)
+        for place, optimizer in enumerate(trainer.optimizers):
+            if place not in rated and place not in self._scaling.unreachable and optimizer.param_groups:
+                self._blind_once(trainer, f"{self._names[place]} has no learning rate", "give its groups an lr")
         for place in self._scaling.unreachable:
             what = f"{self._names[place]} has no hooks, so that its rate is not multiplied"
             self._blind_once(trainer, what, "derive it from torch.optim.Optimizer")
@@ -414,10 +434,11 @@ class WarmupCooldownScheduler(DiagnosticCallback):
                     self._zero[place] = ahead
                 twice = doubled(foreseen, plan, place, optimizer, name)
                 self.judge(trainer, room.doubled_schedule, twice, step=now)
-        if plan.main.end == math.inf and not self._factors.is_timed:
-            cooldown = f"the cooldown of {self._wish.cooldown}" if self._wish.cooldown else ""
+        if plan.main.end == math.inf:
+            without = self._wish.cooldown and not self._factors.is_timed
+            cooldown = f"the cooldown of {self._wish.cooldown}" if without else ""
             warmup = f"the warmup of {self._wish.warmup}" if isinstance(self._wish.warmup, float) else ""
-            endless = Endless(cooldown, warmup, insides.batches_per_epoch(trainer) is not None)
+            endless = Endless(cooldown, warmup, insides.epochs_tell(trainer))
             self.judge(trainer, room.no_end, endless, step=now)
 
     def _judge_zero(self, trainer: Trainer) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch.optim import Optimizer
 
@@ -9,7 +10,7 @@ from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.namespaces import Trainer
 from lightning_diagnostics.callback.trainer import Axis
 from lightning_diagnostics.diagnostics.learning_rate.names import beta2
-from lightning_diagnostics.diagnostics.learning_rate.plan import Curve, Plan, Started, Wish
+from lightning_diagnostics.diagnostics.learning_rate.plan import BY_TIME, Curve, Plan, Started, Wish
 
 
 class Factors:
@@ -18,12 +19,16 @@ class Factors:
     Args:
         wish: What was asked for.
         started: A cooldown that was begun by hand before a resume.
+        late: Whether the end of the run was not known when its first step was made, before a resume.
     """
 
-    def __init__(self, wish: Wish, started: Started | None) -> None:
-        self.plan = Plan(wish, (Axis(insides.STEPS, math.inf),), started)
+    def __init__(self, wish: Wish, started: Started | None, *, late: bool = False) -> None:
+        self.plan = Plan(wish, (Axis(insides.STEPS, math.inf),), started, late)
         self._clock: Callable[[], float] | None = None
         self._share = 0.0
+        self._paced: tuple[int, float] | None = None  # place and time when the first batch was over
+        self._batch: tuple[int, int] | None = None
+        self._limits: tuple[object, ...] = ()
         self._curved, self._curves = self.plan, dict[float | None, Curve]()
         self._is_known = False  # whether the end of the run was computed within a batch
 
@@ -37,15 +42,28 @@ class Factors:
         self._clock = insides.time_share(trainer)
         self._take_axes(trainer, None)
 
-    def begin_batch(self, trainer: Trainer, batch_idx: int) -> None:
-        """A batch begins: take up where the run ends, in its first and in the first of every epoch.
+    def begin_epoch(self, trainer: Trainer) -> None:
+        """An epoch begins: take up where the run ends."""
+        self._take_axes(trainer, None)
 
-        Where time is limited and there are several processes, all take it from the first.
+    def begin_batch(self, trainer: Trainer, batch_idx: int, *, acts: bool) -> None:
+        """A batch begins: take up where the run ends, if it is the first of an epoch or its limits have changed.
+
+        Where time is limited and there are several processes, all take it from the first. What is told twice of a batch
+        is taken up once.
         """
-        if batch_idx == 0 or not self._is_known:
+        batch = (trainer.current_epoch, batch_idx)
+        if batch == self._batch:
+            return
+        self._batch = batch
+        if batch_idx == 0 or not self._is_known or insides.limits(trainer) != self._limits:
             self._take_axes(trainer, batch_idx)
-        if self._clock is not None:
-            self._share = insides.gather(trainer, self._clock())[0]
+        if insides.place(trainer, self.plan.axes[0].unit) == 0:
+            self.plan = replace(self.plan, late=all(axis.end == math.inf for axis in self.plan.axes))
+        if self._clock is not None and acts:
+            before, self._share = self._share, insides.gather(trainer, self._clock())[0]
+            if before and self._paced is None:  # the first batch, in which much is set up, tells nothing of the pace
+                self._paced = (insides.place(trainer, self.plan.axes[0].unit), self._share)
 
     def start_cooldown(self, trainer: Trainer, steps: int | None) -> Started:
         """A cooldown begins at the next step.
@@ -66,7 +84,7 @@ class Factors:
         else:
             length = end - at if end < math.inf else at
         started = Started(at, max(1, round(min(length, end - at))))
-        self.plan = Plan(plan.wish, self.plan.axes, started)
+        self.plan = replace(self.plan, started=started)
         return started
 
     def of(self, optimizer: Optimizer, trainer: Trainer, made: int) -> Sequence[float]:
@@ -95,14 +113,18 @@ class Factors:
 
     def _take_axes(self, trainer: Trainer, batch_idx: int | None) -> None:
         self._is_known = batch_idx is not None
+        self._limits = insides.limits(trainer)
         axes = tuple(insides.axes(trainer, batch_idx))
         if axes != self.plan.axes:
-            self.plan = Plan(self.plan.wish, axes, self.plan.started)
+            self.plan = replace(self.plan, axes=axes)
 
     def _of_now(self, trainer: Trainer) -> Plan:
         """The plan; where the run's time is limited, with the end that the pace so far makes likely."""
-        if self._share <= 0:
+        if self._paced is None:
             return self.plan
         unit = self.plan.axes[0].unit
-        end = max(1, insides.place(trainer, unit)) / self._share
-        return Plan(self.plan.wish, (*self.plan.axes, Axis(unit, end, "max_time")), self.plan.started)
+        place, (first, share) = insides.place(trainer, unit), self._paced
+        if place <= first or self._share <= share:
+            return self.plan
+        end = place + (1 - self._share) * (place - first) / (self._share - share)
+        return replace(self.plan, axes=(*self.plan.axes, Axis(unit, end, BY_TIME)))

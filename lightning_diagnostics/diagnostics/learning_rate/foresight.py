@@ -23,7 +23,7 @@ from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.namespaces import Trainer
 from lightning_diagnostics.callback.trainer import Scheduled
 
-_SECONDS = 10.0  # that a long run is foreseen for at the most; a million steps of a scheduler take some four
+_SECONDS, _MORE, _MOST = 2.0, 1e-5, 2_000_000  # a run is foreseen for 2 s, and 10 us for each of so many steps
 _POINTS = 200  # of a curve
 
 
@@ -109,7 +109,8 @@ def foresee(trainer: Trainer, end: float) -> Foreseen:
         UnforeseeableError: if a function of the program's fails when it is called ahead.
     """
     twins = [_twin(each) for each in trainer.optimizers]
-    memo: dict[int, Any] = {id(each): each for each in (trainer, trainer.lightning_module)}
+    shared = (trainer, *trainer.lightning_module.modules())  # that a function of the program's may belong to
+    memo: dict[int, Any] = {id(each): each for each in shared}
     for real, twin in zip(trainer.optimizers, twins, strict=True):
         if twin is None:
             continue
@@ -159,6 +160,7 @@ def _played(
     found = Foreseen(first, last, [first], [rates()])
     before = batches = epochs = 0
     every, stop = max(1, (last - first) // _POINTS), time.monotonic() + _SECONDS
+    until = min(last, first + _MOST)
     for batch, ends, epoch in insides.steps_ahead(trainer, last):
         step += 1
         batches, epochs = batches + batch - before, epochs + ends
@@ -168,7 +170,7 @@ def _played(
         if step < last and ((step - first) % every == 0 or step == last - 1):
             found.steps.append(step)
             found.rates.append(rates())
-        if step % 256 == 0 and time.monotonic() > stop:
+        if until <= step < last or time.monotonic() > stop + _MORE * (step - first):
             return replace(found, until=step, unknown=[f"the schedule after step {step}, for the time it takes"])
     run = Counts(step, insides.place(trainer, insides.BATCHES) + batches, trainer.current_epoch + epochs)
     return replace(found, schedulers=[actor.seen(run) for actor in actors])
@@ -254,12 +256,17 @@ def _twin(optimizer: Any) -> Optimizer | None:
         return None
     twin = SGD([{"params": [torch.zeros(1)]} for _ in optimizer.param_groups], lr=0.1)
     for group, real in zip(twin.param_groups, optimizer.param_groups, strict=True):
-        group.update({name: copy.deepcopy(value) for name, value in real.items() if name != "params"})
-        if isinstance(group.get("lr"), torch.Tensor):
-            group["lr"] = float(group["lr"])
+        group.update({name: _option(value) for name, value in real.items() if name != "params"})
     twin.defaults = {**optimizer.defaults}
     vars(twin)["_opt_called"] = True  # what a scheduler asks for before it is stepped
     return twin
+
+
+def _option(value: Any) -> Any:
+    """An option of a group: a number for a tensor of one element, a copy of a list, and what else there is as it is."""
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return float(value.detach())
+    return copy.copy(value) if isinstance(value, list | dict) else value
 
 
 def _rates(optimizer: Optimizer | None) -> list[float]:

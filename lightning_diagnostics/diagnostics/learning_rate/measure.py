@@ -221,12 +221,12 @@ class Endless:
     Attributes:
         cooldown: The cooldown that was asked for.
         warmup: The warmup, if it was asked for as a fraction of the run.
-        has_length: Whether the training loader has a length.
+        later: Whether it will be known when the first epoch has ended, the loader having no length.
     """
 
     cooldown: str
     warmup: str
-    has_length: bool
+    later: bool
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -24,6 +24,9 @@ PRESETS: Mapping[str, tuple[Any, CooldownShape]] = MappingProxyType(
     {"wsd": (0.2, "1-sqrt"), "linear_to_zero": (REST, "linear"), "trapezoid": (0.2, "linear")}
 )
 """Cooldown and its shape: Haegele et al. (2024), Bergsma et al. (2025), and Zhai et al. (2022)."""
+
+BY_TIME = "max_time"
+"""The source of an end that is reckoned from time."""
 
 _CAP = 10  # the automatic warmup takes a tenth of the run at the most
 
@@ -115,11 +118,14 @@ class Plan:
         wish: What was asked for.
         axes: The ways in which the run is counted, with their ends; the first is that of lengths in steps.
         started: The cooldown that was begun by hand; of it and the one at the end, the one that is further on holds.
+        late: Whether the end was not known yet when the first step was made: then no share of the run bounds the
+            warmup, which would jump.
     """
 
     wish: Wish
     axes: tuple[Axis, ...]
     started: Started | None = None
+    late: bool = False
 
     @property
     def main(self) -> Axis:
@@ -165,16 +171,16 @@ class Plan:
 
     def ahead(self, beta2: float | None) -> Curve:
         """The factor over the first axis alone, as far as it is known now."""
-        return Plan(self.wish, self.axes[:1], self.started).curve(beta2)
+        return replace(self, axes=self.axes[:1]).curve(beta2)
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        return {"wish": asdict(self.wish), "axes": [asdict(axis) for axis in self.axes]}
+        return {"wish": asdict(self.wish), "axes": [asdict(axis) for axis in self.axes], "late": self.late}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any], started: Started | None) -> "Plan":
         """The plan of a checkpoint."""
-        return cls(Wish(**plain["wish"]), tuple(Axis(**axis) for axis in plain["axes"]), started)
+        return cls(Wish(**plain["wish"]), tuple(Axis(**axis) for axis in plain["axes"]), started, plain["late"])
 
     def _own(self, beta2: float | None) -> float | None:
         """Length of the warmup in steps of the optimizer itself."""
@@ -184,9 +190,9 @@ class Plan:
         return wanted if isinstance(wanted, int) and wanted else None
 
     def _share(self, axis: Axis, beta2: float | None) -> float | None:
-        """Length of the warmup as a share of the run."""
+        """Length of the warmup as a share of the run; of time, which tells little of steps at first, there is none."""
         wanted = self.wish.warmup
-        if axis.end == math.inf:
+        if axis.end == math.inf or axis.source == BY_TIME or self.late:
             return None
         if wanted == "auto":
             return None if beta2 is None else axis.end // _CAP
@@ -211,7 +217,7 @@ def described(plan: Plan, beta2: float | None, *, timed: bool = False) -> str:
     elif asked.warmup == "auto" and beta2 is None:
         rise = "no warmup (no average of squared gradients: give steps)"
     elif isinstance(asked.warmup, float) and axis.end == math.inf:
-        rise = f"warmup over {asked.warmup:g} of " + ("max_time" if timed else "a run without a known end")
+        rise = f"no warmup (of {asked.warmup:g} of a run whose steps are not known: give steps)"
     else:
         rise = "no warmup"
     if plan.started is not None:
@@ -255,10 +261,16 @@ def wish(
         cooldown, cooldown_shape = PRESETS[str(preset)]
     if isinstance(warmup, float) and isinstance(cooldown, float) and warmup + cooldown > 1:
         raise ValueError(f"warmup={warmup!r} and cooldown={cooldown!r}: allowed are together at most 1, the whole run")
+    warmup, cooldown = _plain(warmup), _plain(cooldown)
     return Wish(warmup, warmup_shape, cooldown, cooldown_shape, float(floor))  # pyright: ignore[reportArgumentType]  # checked above
 
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType({"cooldown": 0.2, "cooldown_shape": "1-sqrt"})
+
+
+def _plain(value: Any) -> Any:
+    """A number of Python's own, which a checkpoint may hold; numpy's are derived from it."""
+    return float(value) if isinstance(value, float) else int(value) if isinstance(value, int) else value
 
 
 def length(name: str, value: object, *, words: tuple[str, ...], most: str) -> None:

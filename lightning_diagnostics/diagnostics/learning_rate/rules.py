@@ -40,6 +40,13 @@ class Limits:
         source="arithmetic: a warmup begins at a fraction of its rate; " + _SWEEP,
         low=1.0,
     )
+    warmup_late: float = limit(
+        1.1,
+        key="warmup-never-ends.late",
+        meaning="planned rate of the last step over that of the middle of the run",
+        source="arithmetic: a warmup that takes the whole run doubles its rate in the second half",
+        low=1.0,
+    )
     unit_match: float = limit(
         0.1,
         key="schedule-in-wrong-unit.match",
@@ -130,7 +137,8 @@ def warmup_never_ends(measured: "Course", limits: Limits) -> Verdict:
     if measured.total < limits.warmup_steps or len(rates) < 2 or measured.steps[0] > 0:
         return None
     rises = all(later >= earlier for earlier, later in itertools.pairwise(rates))
-    if not rises or rates[-1] <= limits.warmup_rise * rates[0] or rates[-1] <= rates[len(rates) // 2]:
+    flat = rates[-1] <= limits.warmup_late * rates[len(rates) // 2]  # an exponential warmup never ends, but for the eye
+    if not rises or flat or rates[-1] <= limits.warmup_rise * rates[0]:
         return None
     return Diagnosis(
         Severity.WARNING,
@@ -501,15 +509,13 @@ def no_end(measured: "Endless", limits: Limits) -> Verdict:
     """
     if not measured.cooldown and not measured.warmup:
         return None
-    why = "neither max_steps nor max_epochs nor max_time is set"
-    if not measured.has_length:
-        why = "the training loader has no length, and neither max_steps nor max_time is set"
     left_out = " and ".join(each for each in (measured.warmup, measured.cooldown) if each)
     return Diagnosis(
         Severity.INFO,
         None,
         0,
-        f"The end of this run is not known ({why}): it is trained without {left_out}.",
+        f"The end of this run is not known: it is trained without {left_out}"
+        + (" until its first epoch has ended." if measured.later and not measured.warmup else "."),
         "give the Trainer max_steps, max_epochs or max_time; or call start_cooldown() when the run is to end.",
     )
 

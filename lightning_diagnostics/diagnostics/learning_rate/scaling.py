@@ -32,7 +32,7 @@ class _Scaled:
     def is_untouched(self) -> bool:
         rate = self.group.get("lr")
         if self.version is None:
-            return not isinstance(rate, Tensor) and rate == self.now
+            return rate is self.now or (not isinstance(rate, Tensor) and rate == self.now)
         return rate is self.now and self.now._version == self.version
 
     def put_back(self) -> None:
@@ -92,15 +92,18 @@ class Scaling:
         self.stop()
         self.made = dict(made)
         for place, optimizer in enumerate(optimizers):
-            if not isinstance(optimizer, Optimizer):
+            if not _has_hooks(optimizer):
                 self.unreachable.add(place)
                 continue
             self._optimizers.append(weakref.ref(optimizer))
             self.made.setdefault(place, 0)
             self._places[id(optimizer)] = place
+            over = optimizer.register_step_post_hook(self._hook(self._after, place))
+            hooks: Any = optimizer._optimizer_step_post_hooks
+            hooks.move_to_end(over.id, last=False)  # before one that steps a scheduler
             self._handles += [
                 optimizer.register_step_pre_hook(self._hook(self._before, place)),
-                optimizer.register_step_post_hook(self._hook(self._after, place)),
+                over,
                 optimizer.register_state_dict_post_hook(self._saved_hook()),
             ]
             will_scale(optimizer, self._told(optimizer))
@@ -110,7 +113,7 @@ class Scaling:
         if not self._optimizers:  # nothing is multiplied
             return True
         ours = [each() for each in self._optimizers]
-        theirs = [each for each in optimizers if isinstance(each, Optimizer)]
+        theirs = [each for each in optimizers if _has_hooks(each)]
         return len(ours) == len(theirs) and all(one is other for one, other in zip(ours, theirs, strict=True))
 
     def settle(self) -> None:
@@ -239,7 +242,7 @@ class Scaling:
             rate = group.get("lr")
             if rate is None or factor == 1.0:
                 continue
-            if not isinstance(rate, Tensor):
+            if not isinstance(rate, Tensor) or rate.requires_grad:  # a rate that is learned is not written into
                 scaled = _Scaled(group, rate, rate * factor)
                 group["lr"] = scaled.now
             elif id(rate) in known:
@@ -275,6 +278,11 @@ class Scaling:
             key = id(group["lr"]) if isinstance(group.get("lr"), Tensor) else id(group)
             if key in own:
                 saved["lr"] = own[key]
+
+
+def _has_hooks(optimizer: Any) -> bool:
+    """Whether it is an optimizer of torch's, and was made as one."""
+    return isinstance(optimizer, Optimizer) and "_optimizer_step_post_hooks" in vars(optimizer)
 
 
 def _copy(rate: Any) -> Any:

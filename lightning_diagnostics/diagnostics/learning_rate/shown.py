@@ -18,6 +18,7 @@ class Shown:
         monitors: The callbacks.
         optimizers: Gives the optimizers of the run.
         factors: Gives the factor of each group of an optimizer at its next step; None if it cannot.
+        prepare: Is given the arguments of the hook before: the monitor may stand before us.
     """
 
     def __init__(
@@ -25,8 +26,9 @@ class Shown:
         monitors: Sequence[Any],
         optimizers: Callable[[], Sequence[Any]],
         factors: Callable[[Optimizer], Sequence[float] | None],
+        prepare: Callable[..., object],
     ) -> None:
-        self._optimizers, self._factors = optimizers, factors
+        self._optimizers, self._factors, self._prepare = optimizers, factors, prepare
         self._put_back: list[Callable[[], object]] = []
         for monitor in monitors:
             for name in _HOOKS:
@@ -43,6 +45,7 @@ class Shown:
 
         @functools.wraps(hook)
         def reads(*args: Any, **kwargs: Any) -> Any:
+            self._prepare(*args)
             with self._as_used():
                 return hook(*args, **kwargs)
 
