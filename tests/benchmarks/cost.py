@@ -5,6 +5,7 @@
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --validation [--callback BatchNormGuard] [workload ...]
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --gradients [--pairs 15] [workload ...]
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --gap [--pairs 15] [workload ...]
+    MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --learning-rate [--inside] [--pairs 15] [workload ...]
 
 Prints, for each workload, the median ratio of processor time over the pairs with its quartiles, for an A/A pair (what
 the method itself cannot tell from 1), for the defaults, and for a look at every step. ``--inside`` reads the clock in
@@ -14,7 +15,8 @@ and of the costliest twentieth (looks), each as 1 + its share of a bare step. ``
 beside what is used in its place: Lightning's ``grad_norm`` logged from ``on_before_optimizer_step``, and
 ``wandb.watch`` offline, whose other process is not counted. ``--gap`` gives the time of a pass over a subset of the
 training data over that of the validation itself, of as many samples in as many batches (100), with its eight batches in
-training mode and without them.
+training mode and without them. ``--learning-rate`` measures ``WarmupCooldownScheduler`` in the middle of a warmup,
+between warmup and cooldown, and only watching, in turns, or by ``--inside`` in its hooks.
 """
 
 import argparse
@@ -24,8 +26,9 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from inspect import signature
 from typing import Any
 from unittest.mock import patch
@@ -40,10 +43,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from workloads import WORKLOADS, Workload
 
-from lightning_diagnostics import GeneralizationGapMonitor, GradientNormMonitor
+from lightning_diagnostics import GeneralizationGapMonitor, GradientNormMonitor, WarmupCooldownScheduler
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.catalogue import callbacks
 from lightning_diagnostics.diagnostics.gradients import callback as monitor
+from lightning_diagnostics.diagnostics.learning_rate.scaling import Scaling
 
 _VALIDATED = 100  # batches
 _WARM_UP = 12  # batches not timed: first batches, and the looks that every epoch begins with
@@ -170,15 +174,20 @@ def compare(
     return f"{middle:.3f} ({low:.3f} to {high:.3f})", statistics.median(bare)
 
 
-def seconds_inside(workload: Workload, cls: type, **options: Any) -> list[float]:
+def seconds_inside(workload: Workload, cls: type, **arguments: Any) -> list[float]:
     """Processor time in the hooks of a callback, those it has on optimizers included, batch by batch."""
     taken: list[float] = [0.0]
+    within: list[object] = []  # the hooks under way: one that another calls is counted there
 
-    def counted(method: Callable[..., None]) -> Callable[..., None]:
-        def call(*args: object) -> None:
+    def counted(method: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object) -> object:
             begun = time.thread_time()
-            method(*args)
-            taken[-1] += time.thread_time() - begun
+            within.append(method)
+            result = method(*args)
+            within.pop()
+            if not within:
+                taken[-1] += time.thread_time() - begun
+            return result
 
         return call
 
@@ -195,10 +204,11 @@ def seconds_inside(workload: Workload, cls: type, **options: Any) -> list[float]
 
     hooks = [name for name in vars(Callback) if name.startswith("on_") and "exception" not in name]
     kind = type("Timed", (cls,), {name: timed(name) for name in hooks})
-    watch = monitor.StepWatch
-    own = {name: counted(getattr(watch, name)) for name in ("_before", "_after")}
-    with patch.multiple(watch, **own):
-        seconds_per_step(workload, [kind()], **options)
+    hooked = {monitor.StepWatch: ("_before", "_after"), Scaling: ("_before", "_after", "_scale", "_restore")}
+    with ExitStack() as patched:
+        for owner, names in hooked.items():
+            patched.enter_context(patch.multiple(owner, **{name: counted(getattr(owner, name)) for name in names}))
+        seconds_per_step(workload, [kind(**arguments)])
     return taken[_WARM_UP:-1]
 
 
@@ -271,12 +281,44 @@ def compare_gradients(name: str, rounds: int) -> None:
             with _looks_each(cadence), tempfile.TemporaryDirectory() as folder:
                 options = {"logger": TensorBoardLogger(folder), "log_every_n_steps": 1, "gradient_clip_val": clip}
                 taken[way].append(seconds_per_step(workload, make(), **options))
+    bases = {way: "bare, clipping" if way.startswith("clipping") else "bare" for way in list(ways)[1:]}
+    print_ratios(name, taken, bases)
+
+
+def print_ratios(name: str, taken: Mapping[str, list[float]], bases: Mapping[str, str]) -> None:
+    """Print the median, with quartiles, of each way over another one, round by round."""
     print(f"{name}: a bare step takes {statistics.median(taken['bare']) * 1e3:.2f} ms", flush=True)  # noqa: T201
-    for way in list(ways)[1:]:
-        base = "bare, clipping" if way.startswith("clipping") else "bare"
+    for way, base in bases.items():
         ratios = [with_it / without for with_it, without in zip(taken[way], taken[base], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         print(f"{name}: {way}: {middle:.3f} ({low:.3f} to {high:.3f})", flush=True)  # noqa: T201
+
+
+def rate_ways(workload: Workload) -> dict[str, Mapping[str, Any]]:
+    """Arguments of `WarmupCooldownScheduler` by what it does in the steps that are timed."""
+    return {
+        "in mid-warmup": {"warmup": workload.steps + _WARM_UP, "cooldown": None},
+        "in the stable phase": {"warmup": None, "cooldown": 1},
+        "only watching": WarmupCooldownScheduler.only_watching,
+    }
+
+
+def scheduled(arguments: Mapping[str, Any]) -> list[Callback]:
+    return [WarmupCooldownScheduler(**arguments, strict=True)]
+
+
+def compare_rates(name: str, rounds: int) -> None:
+    """Print the medians, with quartiles, of the ways of `WarmupCooldownScheduler` over the bare step of a round."""
+    workload = WORKLOADS[name]
+    ways: dict[str, Callable[[], list[Callback]]] = {"bare": list, "an empty callback": lambda: [Callback()]}
+    for way, arguments in rate_ways(workload).items():
+        ways[way] = partial(scheduled, arguments)
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for index in range(rounds):
+        for way in list(ways) if index % 2 else reversed(ways):
+            with tempfile.TemporaryDirectory() as folder:
+                taken[way].append(seconds_per_step(workload, ways[way](), logger=TensorBoardLogger(folder)))
+    print_ratios(name, taken, {way: "bare" for way in ways if way != "bare"})
 
 
 def main() -> None:
@@ -287,6 +329,7 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true")
     parser.add_argument("--gradients", action="store_true")
     parser.add_argument("--gap", action="store_true")
+    parser.add_argument("--learning-rate", action="store_true")
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -302,11 +345,19 @@ def main() -> None:
             compare_gap(name, options.pairs)
             continue
         if options.inside:
+            measured: dict[str, tuple[type, Mapping[str, Any]]] = {"an empty callback": (Callback, {})}
+            if options.learning_rate:
+                measured |= {way: (WarmupCooldownScheduler, given) for way, given in rate_ways(workload).items()}
+            else:
+                measured |= {each: (callbacks()[each], {}) for each in options.callback or sorted(callbacks())}
             bare = seconds_per_step(workload, [])
-            for callback in options.callback or sorted(callbacks()):
-                *_, costly = statistics.quantiles(taken := seconds_inside(workload, callbacks()[callback]), n=20)
+            for what, (cls, given) in measured.items():
+                *_, costly = statistics.quantiles(taken := seconds_inside(workload, cls, **given), n=20)
                 shares = (f"{each * 1e6:.0f} us ({1 + each / bare:.4f})" for each in (statistics.median(taken), costly))
-                print(f"{name}: {callback}, a step of {bare * 1e3:.2f} ms: {', at looks '.join(shares)}")  # noqa: T201
+                print(f"{name}: {what}, a step of {bare * 1e3:.2f} ms: {', at looks '.join(shares)}")  # noqa: T201
+            continue
+        if options.learning_rate:
+            compare_rates(name, options.pairs)
             continue
         measure, what = (seconds_per_validation, "validation") if options.validation else (seconds_per_step, "step")
         text, bare = compare(workload, lambda: [Callback()], options.pairs, measure)
