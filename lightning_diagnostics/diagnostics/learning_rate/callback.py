@@ -415,15 +415,22 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         unfinished: set[str] = set()  # and those of which the run is a part only
         for one in scheduler_plans(foreseen, self._names):
             self.judge(trainer, room.scheduler_overruns, one, step=now)
-            if self.judge(trainer, room.schedule_in_wrong_unit, one, step=now) is not None:
+            self.judge(trainer, room.schedule_in_wrong_unit, one, step=now)
+            if room.schedule_in_wrong_unit.check(one, self._limits) is not None:  # said or not
                 wrong.add(one.optimizer)
             else:
-                if self.judge(trainer, room.unfinished_schedule, one, step=now) is not None:
+                self.judge(trainer, room.unfinished_schedule, one, step=now)
+                counts_steps = one.interval == "step" or (one.length or 0) < one.steps
+                if counts_steps and room.unfinished_schedule.check(one, self._limits) is not None:
                     unfinished.add(one.optimizer)
                 self.judge(trainer, room.restarting_schedule, one, step=now)
         for place, optimizer in _each(trainer).items():
             name = self._names[place]
-            self.judge(trainer, room.overlapping_plan, fit(plan, optimizer), step=now)
+            if plan.main.unit == insides.STEPS or not isinstance(self._wish.warmup, int):  # else they are not alike
+                self.judge(trainer, room.overlapping_plan, fit(plan, optimizer), step=now)
+            rates2 = [beta2(optimizer, group) for group in optimizer.param_groups]
+            if self._wish.warmup == "auto" and not any(rates2):
+                self._blind_once(trainer, f"{name} has no automatic warmup, which is Adam's", "give warmup in steps")
             if foreseen.first < foreseen.until == plan.axes[0].end and name not in wrong:
                 ahead = course(foreseen, plan, place, optimizer, name)
                 if name not in unfinished:

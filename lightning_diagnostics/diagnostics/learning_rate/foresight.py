@@ -23,7 +23,8 @@ from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.namespaces import Trainer
 from lightning_diagnostics.callback.trainer import Scheduled
 
-_SECONDS, _MORE, _MOST = 2.0, 1e-5, 2_000_000  # a run is foreseen for 2 s, and 10 us for each of so many steps
+_SECONDS, _MORE = 2.0, 1e-5  # that a run is foreseen for, and for each of its steps; one takes some 4 us
+_MOST, _START = 1_000_000, 100_000  # steps of a run that is foreseen whole, and that one which is longer begins with
 _POINTS = 200  # of a curve
 
 
@@ -160,7 +161,7 @@ def _played(
     found = Foreseen(first, last, [first], [rates()])
     before = batches = epochs = 0
     every, stop = max(1, (last - first) // _POINTS), time.monotonic() + _SECONDS
-    until = min(last, first + _MOST)
+    until = last if last - first <= _MOST else first + _START
     for batch, ends, epoch in insides.steps_ahead(trainer, last):
         step += 1
         batches, epochs = batches + batch - before, epochs + ends

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-_OTHER_BETAS = re.compile("radam|lion|adamax|adan(?!orm)|sparseadam", re.IGNORECASE)
+_OTHER_BETAS = re.compile("radam|lion|adamax|adan(?!orm)", re.IGNORECASE)
 """Of which the second beta is no decay rate of squared gradients, or that warm up by themselves (RAdam)."""
 
 

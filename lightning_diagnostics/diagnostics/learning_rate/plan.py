@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from lightning_diagnostics.callback.trainer import Axis
+from lightning_diagnostics.callback.trainer import STEPS, Axis
 from lightning_diagnostics.statistics import (
     CooldownShape,
     WarmupShape,
@@ -210,12 +210,13 @@ def described(plan: Plan, beta2: float | None, *, timed: bool = False) -> str:
     axis, asked = plan.main, plan.wish
     length = plan.warmup_steps(axis, beta2)
     if length:
-        rise = f"{asked.warmup_shape} warmup over {length:g} {axis.unit}"
+        own = isinstance(asked.warmup, int) and axis.unit != STEPS
+        rise = f"{asked.warmup_shape} warmup over {length:.0f} {'steps of each optimizer' if own else axis.unit}"
         if asked.warmup == "auto":
             capped = length < untuned_warmup_steps(beta2) if beta2 is not None else False
             rise += " (a tenth of the run)" if capped else f" (2 / (1 - beta2) of {beta2}, Ma & Yarats 2021)"
     elif asked.warmup == "auto" and beta2 is None:
-        rise = "no warmup (no average of squared gradients: give steps)"
+        rise = "no automatic warmup, which is Adam's (give steps)"
     elif isinstance(asked.warmup, float) and axis.end == math.inf:
         rise = f"no warmup (of {asked.warmup:g} of a run whose steps are not known: give steps)"
     else:
@@ -225,7 +226,7 @@ def described(plan: Plan, beta2: float | None, *, timed: bool = False) -> str:
         return f"{rise}, {asked.cooldown_shape} cooldown from {first} over {steps} {plan.axes[0].unit}, begun by hand"
     cooled = plan.cooldown_steps(axis, beta2)
     if cooled:
-        fall = f"{asked.cooldown_shape} cooldown from {axis.end - cooled:g} to {axis.end:g} by {axis.source}"
+        fall = f"{asked.cooldown_shape} cooldown from {axis.end - cooled:.0f} to {axis.end:.0f} by {axis.source}"
         return f"{rise}, {fall}" + (f" to {asked.floor:g}" if asked.floor else "") + (" or max_time" if timed else "")
     if asked.cooldown and timed:
         return f"{rise}, {asked.cooldown_shape} cooldown over the last {asked.cooldown} of max_time"

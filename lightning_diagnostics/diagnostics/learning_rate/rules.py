@@ -41,11 +41,11 @@ class Limits:
         low=1.0,
     )
     warmup_late: float = limit(
-        1.1,
+        0.2,
         key="warmup-never-ends.late",
-        meaning="planned rate of the last step over that of the middle of the run",
-        source="arithmetic: a warmup that takes the whole run doubles its rate in the second half",
-        low=1.0,
+        meaning="slope of the planned rate over the last fifth of the run, over its mean slope",
+        source="arithmetic: it is 1 for a linear warmup over all of the run, 0.5 for a cosine, and 0 if it is over",
+        high=1.0,
     )
     unit_match: float = limit(
         0.1,
@@ -85,7 +85,7 @@ class Limits:
     vanished_share: float = limit(
         0.1,
         key="vanished-rate.share",
-        meaning="share of the run's steps that are below",
+        meaning="share of the run's steps, its last ones, that are below",
         source="convention: a tenth of the run; the last steps of a cooldown to zero are less; " + _SWEEP,
         high=1.0,
     )
@@ -137,8 +137,11 @@ def warmup_never_ends(measured: "Course", limits: Limits) -> Verdict:
     if measured.total < limits.warmup_steps or len(rates) < 2 or measured.steps[0] > 0:
         return None
     rises = all(later >= earlier for earlier, later in itertools.pairwise(rates))
-    flat = rates[-1] <= limits.warmup_late * rates[len(rates) // 2]  # an exponential warmup never ends, but for the eye
-    if not rises or flat or rates[-1] <= limits.warmup_rise * rates[0]:
+    if not rises or rates[-1] <= limits.warmup_rise * rates[0]:
+        return None
+    fifth = max(1, len(rates) // 5)
+    late = (rates[-1] - rates[-1 - fifth]) / fifth * (len(rates) - 1) / (rates[-1] - rates[0])
+    if late < limits.warmup_late:  # it is over, or as good as over: an exponential one never ends
         return None
     return Diagnosis(
         Severity.WARNING,
@@ -178,7 +181,8 @@ def schedule_in_wrong_unit(measured: "SchedulerPlan", limits: Limits) -> Verdict
 
     ## When it is wrong
     Where a length agrees with the other unit by chance. A part of a schedule that is short on purpose (a linear warmup
-    over some steps) is not judged by the number of epochs, nor is a cosine as long as an epoch has steps.
+    over some steps) is not judged by the number of epochs, nor is a cosine as long as an epoch has steps. A `LambdaLR`
+    (the schedules of Hugging Face's transformers) tells no length: in the wrong unit it is not seen here.
     """
     length = measured.length
     if not length or not measured.calls or measured.steps < limits.warmup_steps:
@@ -294,9 +298,9 @@ def vanished_rate(measured: "Course", limits: Limits) -> Verdict:
     """The learning rate is planned to be as good as zero for a good part of the run.
 
     ## What it means
-    The schedule was stepped ahead on a copy before the first step. For a tenth of the run or more, the highest rate of
-    the optimizer's groups is less than a millionth of the highest of the run; or it is zero, and still was after the
-    first hundred batches.
+    The schedule was stepped ahead on a copy before the first step. For the last tenth of the run or more, the highest
+    rate of the optimizer's groups is less than a millionth of the highest of the run; or it is zero, and still was
+    after the first hundred batches.
 
     ## Why it matters
     Nothing is learned in those steps: an update is smaller than the rounding of the weights. The time is lost, and a
@@ -314,16 +318,18 @@ def vanished_rate(measured: "Course", limits: Limits) -> Verdict:
         return None
     highest = max(measured.rates)
     floor = limits.vanished_ratio * highest
-    low = [step for step, rate in zip(measured.steps, measured.rates, strict=True) if rate <= floor]
-    share = len(low) / len(measured.rates)
+    tail = itertools.takewhile(lambda rate: rate <= floor, reversed(measured.rates))  # before it, it may begin late
+    low = measured.steps[len(measured.steps) - len(list(tail)) :]
+    left = 1 - measured.steps[0] / measured.total  # of a run that is resumed
+    share = len(low) / len(measured.rates) * left
     if share < limits.vanished_share:
         return None
     return Diagnosis(
         Severity.WARNING,
         measured.optimizer,
         0,
-        f"The learning rate of {measured.optimizer} is below {floor:.1g} in {share:.0%} of the run, from step {low[0]} "
-        f"on: nothing is learned there ({measured.cause})."
+        f"The learning rate of {measured.optimizer} is below {floor:.1g} in the last {share:.0%} of the run, from step "
+        f"{low[0]} on: nothing is learned there ({measured.cause})."
         if highest
         else f"The learning rate of {measured.optimizer} is 0 throughout the run: nothing is learned.",
         "have the schedule end with the run (self.trainer.estimated_stepping_batches steps), and see whether it is "

@@ -92,7 +92,7 @@ KNOWN: dict[type[Optimizer], float | None] = {
     torch.optim.RMSprop: None,
     torch.optim.Rprop: None,
     torch.optim.LBFGS: None,
-    torch.optim.SparseAdam: None,
+    torch.optim.SparseAdam: 0.999,
 }
 
 

@@ -238,7 +238,7 @@ def test_a_plan_comes_back_from_a_checkpoint_as_it_was() -> None:
     begun = Started(3, 4)
     for planned in (plan(math.inf, warmup="auto"), plan(100, preset="linear_to_zero", started=begun)):
         plain = planned.to_dict()
-        assert all(type(value) in (dict, list) for value in plain.values())
+        assert all(type(value) in (dict, list, bool) for value in plain.values())
         assert Plan.from_dict(plain, planned.started) == planned
 
 
@@ -280,7 +280,7 @@ def test_linear_to_zero_begins_where_the_warmup_of_each_optimizer_ends() -> None
             "1-sqrt cooldown from 80000 to 100000 by max_steps",
         ),
         (plan(1000, warmup="auto"), ADAM, "linear warmup over 100 steps (a tenth of the run), no cooldown"),
-        (plan(1000, warmup="auto"), SGD, "no warmup (no average of squared gradients: give steps), no cooldown"),
+        (plan(1000, warmup="auto"), SGD, "no automatic warmup, which is Adam's (give steps), no cooldown"),
         (plan(5, warmup="auto"), ADAM, "no warmup, no cooldown"),
         (
             plan(1000, warmup=0.1, warmup_shape="cosine", cooldown=100, cooldown_shape="square", floor=0.1),
@@ -290,12 +290,13 @@ def test_linear_to_zero_begins_where_the_warmup_of_each_optimizer_ends() -> None
         (
             plan(1000, warmup=20, preset="linear_to_zero", unit=BATCHES),
             ADAM,
-            "linear warmup over 20 batches, linear cooldown from 20 to 1000 by max_steps",
+            "linear warmup over 20 steps of each optimizer, linear cooldown from 20 to 1000 by max_steps",
         ),
         (
             plan(math.inf, warmup=0.1, cooldown=0.2),
             ADAM,
-            "warmup over 0.1 of a run without a known end, no cooldown as the end of the run is not known",
+            "no warmup (of 0.1 of a run whose steps are not known: give steps), "
+            "no cooldown as the end of the run is not known",
         ),
         (
             plan(1000, cooldown=0.2, started=Started(7, 50)),
@@ -314,7 +315,8 @@ def test_a_plan_in_words(planned: Plan, beta2: float | None, words: str) -> None
     [
         (
             plan(math.inf, warmup=0.1, cooldown=0.2),
-            "warmup over 0.1 of max_time, 1-sqrt cooldown over the last 0.2 of max_time",
+            "no warmup (of 0.1 of a run whose steps are not known: give steps), "
+            "1-sqrt cooldown over the last 0.2 of max_time",
         ),
         (plan(100, cooldown=0.2), "no warmup, 1-sqrt cooldown from 80 to 100 by max_steps or max_time"),
         (plan(math.inf), "no warmup, no cooldown"),

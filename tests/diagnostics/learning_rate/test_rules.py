@@ -41,6 +41,7 @@ from lightning_diagnostics.findings.rule import SECTIONS
 INF = float("inf")
 # Of the tests, and exact in binary; those of the package come from the sweep, from arithmetic and from convention.
 NUMBERS: dict[str, Any] = {"warmup_steps": 20, "warmup_rise": 4.0, "unit_match": 0.25, "unit_ratio": 8.0}
+NUMBERS |= {"warmup_late": 0.25}
 NUMBERS |= {"idle_epochs": 3, "idle_steps": 50, "vanished_ratio": 2.0**-10, "vanished_share": 0.25}
 NUMBERS |= {"unfinished_share": 0.75, "restarted_ratio": 1.25, "doubled_factor": 2.0}
 
@@ -54,7 +55,7 @@ IDLE = Stepping("StepLR", "Adam-1", False, 42, 3)
 CROWDED = Fit(50, 20, 64)
 SPENT = Spent(40, 60, 60, 0.0)
 DOUBLED = Doubled("Adam", 10, 0, 2.0, 1.0)
-ENDLESS = Endless("the cooldown of 0.2", "", True)
+ENDLESS = Endless("the cooldown of 0.2", "", later=False)
 CHANGED = Changed(12, 0.25, 0.5, "a warmup over 48 steps", "a warmup over 24 steps")
 
 
@@ -284,8 +285,8 @@ def test_a_rate_that_vanishes_is_described_whole() -> None:
         Severity.WARNING,
         "Adam",
         0,
-        "The learning rate of Adam is below 0.001 in 25% of the run, from step 48 on: nothing is learned there (its "
-        "schedule).",
+        "The learning rate of Adam is below 0.001 in the last 25% of the run, from step 48 on: nothing is learned "
+        "there (its schedule).",
         "have the schedule end with the run (self.trainer.estimated_stepping_batches steps), and see whether it is "
         "stepped after each epoch or each step.",
         {"highest_rate": 1.0, "share": 0.25, "vanished-rate.share": 0.25},
@@ -311,8 +312,18 @@ def test_a_share_of_the_run_is_without_a_rate(low: int, found: bool) -> None:
 
 
 def test_the_rate_is_measured_against_the_highest_and_not_the_first() -> None:
-    assert verdict(vanished_rate, but(FALLING, rates=(2.0**-10, 2.0**-10, *(1.0,) * 6))) is not None
+    assert verdict(vanished_rate, but(FALLING, rates=(2.0**-10, *(1.0,) * 5, 2.0**-10, 2.0**-10))) is not None
     assert verdict(vanished_rate, but(FALLING, rates=tuple(1e-9 * rate for rate in RISING.rates))) is None
+
+
+def test_a_rate_that_begins_late_has_not_vanished() -> None:
+    assert verdict(vanished_rate, but(FALLING, rates=(0.0,) * 4 + (1.0,) * 4)) is None
+
+
+def test_the_share_is_one_of_the_whole_run_and_not_of_what_is_left_of_it() -> None:
+    late = but(FALLING, steps=tuple(range(48, 64, 2)), rates=(1.0,) * 2 + (0.0,) * 6)
+    assert verdict(vanished_rate, late) is None
+    assert diagnosis(vanished_rate, late, vanished_share=0.1).evidence["share"] == 0.188
 
 
 # overlapping-plan.
@@ -473,16 +484,14 @@ def test_a_run_without_an_end_is_described_whole(change: dict[str, Any], left_ou
         Severity.INFO,
         None,
         0,
-        "The end of this run is not known (neither max_steps nor max_epochs nor max_time is set): it is trained "
-        f"without {left_out}.",
+        f"The end of this run is not known: it is trained without {left_out}.",
         "give the Trainer max_steps, max_epochs or max_time; or call start_cooldown() when the run is to end.",
     )
 
 
-def test_a_loader_without_a_length_is_named() -> None:
-    assert "(the training loader has no length, and neither max_steps nor max_time is set)" in (
-        diagnosis(no_end, but(ENDLESS, has_length=False)).message
-    )
+def test_an_end_that_will_be_known_is_told() -> None:
+    message = diagnosis(no_end, but(ENDLESS, later=True)).message
+    assert message.endswith("without the cooldown of 0.2 until its first epoch has ended.")
 
 
 def test_a_run_without_an_end_that_was_to_have_neither_is_left_in_peace() -> None:
@@ -531,8 +540,12 @@ OVERRIDES = [
     ("unit_match", 0.0625, schedule_in_wrong_unit, but(BY_EPOCH, length=180)),
     ("idle_steps", 60, scheduler_never_stepped, but(IDLE, epochs=2, steps=59, ended=True)),
     *(("vanished_ratio", 2.0**-11, vanished_rate, FALLING), ("vanished_share", 0.375, vanished_rate, FALLING)),
-    *(("unfinished_share", 0.25, unfinished_schedule, UNFINISHED), ("restarted_ratio", 2.5, restarting_schedule, AGAIN)),
+    *(
+        ("unfinished_share", 0.25, unfinished_schedule, UNFINISHED),
+        ("restarted_ratio", 2.5, restarting_schedule, AGAIN),
+    ),
     ("doubled_factor", 2.125, doubled_schedule, DOUBLED),
+    ("warmup_late", 0.5, warmup_never_ends, but(RISING, rates=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 6.5, 6.75))),
 ]
 
 
