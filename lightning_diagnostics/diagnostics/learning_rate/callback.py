@@ -3,7 +3,7 @@
 import logging
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -27,6 +27,7 @@ from lightning_diagnostics.diagnostics.learning_rate.plan import Plan, Preset, S
 from lightning_diagnostics.diagnostics.learning_rate.range_test import curves, range_tests, summary
 from lightning_diagnostics.diagnostics.learning_rate.scaling import Scaling
 from lightning_diagnostics.diagnostics.learning_rate.shown import Shown
+from lightning_diagnostics.findings import FindingError
 from lightning_diagnostics.statistics import CooldownShape, WarmupShape
 
 logger = logging.getLogger("lightning_diagnostics")
@@ -59,8 +60,8 @@ class WarmupCooldownScheduler(DiagnosticCallback):
     that it does.
 
     Between looks a step costs two hooks of the optimizer, which compute the factor and write one number for each group;
-    a rate that is a tensor is multiplied on its device. Nothing is transferred. With ``max_time`` and several processes
-    each batch takes one exchange, so that all have the same time.
+    a rate that is a tensor is multiplied on its device. Nothing is transferred. Several processes
+    exchange what the time tells where they meet, at the end of an epoch or of a validation.
 
     Findings: ``warmup-never-ends`` (LR101), ``schedule-in-wrong-unit`` (LR102), ``scheduler-overruns`` (LR103),
     ``scheduler-never-stepped`` (LR104), ``vanished-rate`` (LR105), ``overlapping-plan`` (LR106), ``cooldown-over``
@@ -211,8 +212,8 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._zero_since = self._batches
         if self._acts:
             self._take_up(trainer)
-        self._draw_range_tests(trainer)
-        self._look_ahead(trainer, pl_module)
+        self._aside(self._draw_range_tests, trainer)
+        self._aside(self._look_ahead, trainer, pl_module)
 
     @override
     def wind_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -282,13 +283,13 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             self._points = {}
         if self._zero and self._batches - self._zero_since > self._limits.warmup_steps:
             self._judge_zero(trainer)
-        self._compare(trainer)
+        self._aside(self._compare, trainer)
         if is_look(batch_idx, batches=insides.batches_per_epoch(trainer), every=self.every_n_train_steps):
             self._scaling.looks = self._acts
             if not self._acts and len(self._names) == len(trainer.optimizers):
                 optimizers = _each(trainer)
                 rates = {place: [group.get("lr") for group in each.param_groups] for place, each in optimizers.items()}
-                self._draw_used(trainer, rates, {})
+                self._aside(self._draw_used, trainer, rates, {})
         if self._started is not None:
             place = insides.place(trainer, self._factors.plan.axes[0].unit)
             spent = Spent(self._started.at, self._started.at + self._started.length, place, self.floor)
@@ -301,7 +302,7 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         self._scaling.settle()
         if self._scaling.used:
             rates, self._scaling.used, self._scaling.looks = self._scaling.used, {}, False
-            self._draw_used(trainer, rates, self._scaling.last)
+            self._aside(self._draw_used, trainer, rates, self._scaling.last)
         for place in self._scaling.overwritten:
             self._blind_once(
                 trainer, f"{self._names[place]} sets its rate by itself in its step", "leave it alone there"
@@ -320,10 +321,14 @@ class WarmupCooldownScheduler(DiagnosticCallback):
 
     @override
     def share(self) -> Any:
-        return {"asked": self._asked, "steps": self._asked_steps}
+        trainer = self._run.trainer if self._run is not None else None
+        end = self._factors.paced_end(trainer) if trainer is not None and self._names else None
+        return {"asked": self._asked, "steps": self._asked_steps, "end": end}
 
     @override
     def take_in(self, trainer: Trainer, pl_module: LightningModule, shared: list[Any]) -> None:
+        if shared and self._names:
+            self._factors.take_end(shared[0]["end"])
         asked = [each["steps"] for each in shared if each["asked"]]
         if asked and self._started is None and len(shared) == insides.process_count(trainer):
             self._begin_cooldown(trainer, asked[0])
@@ -413,7 +418,8 @@ class WarmupCooldownScheduler(DiagnosticCallback):
         steps_itself = insides.steps_schedulers_itself(trainer) or not trainer.lr_scheduler_configs
         wrong: set[str] = set()  # optimizers whose schedule is in the wrong unit: what follows from it is not said
         unfinished: set[str] = set()  # and those of which the run is a part only
-        for one in scheduler_plans(foreseen, self._names):
+        open_ended = self._factors.is_timed or bool(callbacks_named(trainer, "EarlyStopping"))
+        for one in scheduler_plans(foreseen, self._names, open_ended=open_ended):
             self.judge(trainer, room.scheduler_overruns, one, step=now)
             self.judge(trainer, room.schedule_in_wrong_unit, one, step=now)
             if room.schedule_in_wrong_unit.check(one, self._limits) is not None:  # said or not
@@ -436,7 +442,8 @@ class WarmupCooldownScheduler(DiagnosticCallback):
                 if name not in unfinished:
                     self.judge(trainer, room.warmup_never_ends, ahead, step=now)
                 if any(ahead.rates):
-                    self.judge(trainer, room.vanished_rate, ahead, step=now)
+                    if not open_ended:
+                        self.judge(trainer, room.vanished_rate, ahead, step=now)
                 elif steps_itself:
                     self._zero[place] = ahead
                 twice = doubled(foreseen, plan, place, optimizer, name)
@@ -514,6 +521,22 @@ class WarmupCooldownScheduler(DiagnosticCallback):
             self.draw_ahead({at: [each] for at, each in found.items()})
             self.draw(trainer, summary(result, step=step), step=step)
             self.lay_out(_CATEGORY, *found.values())
+
+    def _aside(self, act: Callable[..., object], *args: Any) -> None:
+        """Draw or judge: a fault in it is reported once, and the rates are multiplied as before.
+
+        Otherwise it would end a warmup in its middle, on one of several processes maybe.
+        """
+        try:
+            act(*args)
+        except FindingError:
+            raise
+        except Exception as fault:
+            if self.strict:
+                raise
+            if act.__name__ not in self._failed:
+                self._failed.add(act.__name__)
+                self._report(act.__name__, fault)
 
     def _blind_once(self, trainer: Trainer, what: str, remedy: str) -> None:
         if what not in self._blind:

@@ -11,12 +11,13 @@ from lightning_diagnostics.diagnostics.learning_rate.names import beta2
 from lightning_diagnostics.diagnostics.learning_rate.plan import Plan
 
 
-def scheduler_plans(foreseen: Foreseen, names: Sequence[str]) -> Iterator[SchedulerPlan]:
+def scheduler_plans(foreseen: Foreseen, names: Sequence[str], *, open_ended: bool) -> Iterator[SchedulerPlan]:
     """How far each scheduler will come.
 
     Args:
         foreseen: What was found out.
         names: Of the optimizers, by their place.
+        open_ended: Whether the run may well end before (early stopping, a limit of time).
     """
     for seen in foreseen.schedulers:
         yield SchedulerPlan(
@@ -32,6 +33,7 @@ def scheduler_plans(foreseen: Foreseen, names: Sequence[str]) -> Iterator[Schedu
             epochs=seen.run.epochs,
             raises_at=seen.raises_at,
             error=seen.error,
+            open_ended=open_ended,
         )
 
 

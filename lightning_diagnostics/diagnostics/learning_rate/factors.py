@@ -27,6 +27,8 @@ class Factors:
         self._clock: Callable[[], float] | None = None
         self._share = 0.0
         self._paced: tuple[int, float] | None = None  # place and time when the first batch was over
+        self._end: float | None = None  # by the time of the run
+        self._timed: tuple[Plan, float, Plan] | None = None  # the plan, that end, and the plan with it
         self._batch: tuple[int, int] | None = None
         self._limits: tuple[object, ...] = ()
         self._curved, self._curves = self.plan, dict[float | None, Curve]()
@@ -49,8 +51,8 @@ class Factors:
     def begin_batch(self, trainer: Trainer, batch_idx: int, *, acts: bool) -> None:
         """A batch begins: take up where the run ends, if it is the first of an epoch or its limits have changed.
 
-        Where time is limited and there are several processes, all take it from the first. What is told twice of a batch
-        is taken up once.
+        Several processes take the time where they meet, so that all have the same (`paced_end`, `take_end`). What is
+        told twice of a batch is taken up once.
         """
         batch = (trainer.current_epoch, batch_idx)
         if batch == self._batch:
@@ -60,10 +62,26 @@ class Factors:
             self._take_axes(trainer, batch_idx)
         if insides.place(trainer, self.plan.axes[0].unit) == 0:
             self.plan = replace(self.plan, late=all(axis.end == math.inf for axis in self.plan.axes))
-        if self._clock is not None and acts:
-            before, self._share = self._share, insides.gather(trainer, self._clock())[0]
-            if before and self._paced is None:  # the first batch, in which much is set up, tells nothing of the pace
-                self._paced = (insides.place(trainer, self.plan.axes[0].unit), self._share)
+        if self._clock is None or not acts:
+            return
+        before, self._share = self._share, self._clock()
+        if before and self._paced is None:  # the first batch, in which much is set up, tells nothing of the pace
+            self._paced = (insides.place(trainer, self.plan.axes[0].unit), self._share)
+        if insides.process_count(trainer) == 1:
+            self.take_end(self.paced_end(trainer))
+
+    def paced_end(self, trainer: Trainer) -> float | None:
+        """Where the run ends on its first axis if it goes on at the pace so far; None if that is not known."""
+        if self._paced is None:
+            return None
+        place, (first, share) = insides.place(trainer, self.plan.axes[0].unit), self._paced
+        if place <= first or self._share <= share:
+            return None
+        return place + (1 - self._share) * (place - first) / (self._share - share)
+
+    def take_end(self, end: float | None) -> None:
+        """The run's time is over there; None if nobody knows."""
+        self._end = end
 
     def start_cooldown(self, trainer: Trainer, steps: int | None) -> Started:
         """A cooldown begins at the next step.
@@ -72,7 +90,7 @@ class Factors:
             trainer: The Trainer.
             steps: How long it takes; as long as was asked for if None.
         """
-        plan = self._of_now(trainer)
+        plan = self._of_now()
         at = insides.place(trainer, plan.axes[0].unit)
         end = min((axis.end for axis in plan.axes if axis.unit == plan.axes[0].unit), default=math.inf)
         wanted = plan.wish.cooldown if steps is None else steps
@@ -95,7 +113,7 @@ class Factors:
             trainer: The Trainer.
             made: Steps that it has made, in manual optimisation.
         """
-        plan = self._of_now(trainer)
+        plan = self._of_now()
         if plan is not self._curved:
             self._curved, self._curves = plan, {}
         places = [insides.place(trainer, axis.unit) for axis in plan.axes]
@@ -118,13 +136,11 @@ class Factors:
         if axes != self.plan.axes:
             self.plan = replace(self.plan, axes=axes)
 
-    def _of_now(self, trainer: Trainer) -> Plan:
+    def _of_now(self) -> Plan:
         """The plan; where the run's time is limited, with the end that the pace so far makes likely."""
-        if self._paced is None:
+        if self._end is None:
             return self.plan
-        unit = self.plan.axes[0].unit
-        place, (first, share) = insides.place(trainer, unit), self._paced
-        if place <= first or self._share <= share:
-            return self.plan
-        end = place + (1 - self._share) * (place - first) / (self._share - share)
-        return replace(self.plan, axes=(*self.plan.axes, Axis(unit, end, BY_TIME)))
+        if self._timed is None or self._timed[:2] != (self.plan, self._end):
+            axes = (*self.plan.axes, Axis(self.plan.axes[0].unit, self._end, BY_TIME))
+            self._timed = (self.plan, self._end, replace(self.plan, axes=axes))
+        return self._timed[2]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingLR,
@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import (
     PolynomialLR,
     SequentialLR,
 )
+from typing_extensions import override
 
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.namespaces import Trainer
@@ -251,11 +252,19 @@ def _is_of_torch(fault: BaseException) -> bool:
     return trace is not None and trace.tb_frame.f_globals.get("__name__") == "torch.optim.lr_scheduler"
 
 
+class StandIn(Optimizer):
+    """An optimizer without weights; one of torch's own classes would have its step hooked, for all of the process."""
+
+    @override
+    def step(self, closure: Any = None) -> Any:
+        """It never steps."""
+
+
 def _twin(optimizer: Any) -> Optimizer | None:
     """An optimizer with the same options and no weights; None of one that is none of torch's, or has no groups."""
     if not isinstance(optimizer, Optimizer) or not optimizer.param_groups:
         return None
-    twin = SGD([{"params": [torch.zeros(1)]} for _ in optimizer.param_groups], lr=0.1)
+    twin = StandIn([{"params": [torch.zeros(1)]} for _ in optimizer.param_groups], {"lr": 0.1})
     for group, real in zip(twin.param_groups, optimizer.param_groups, strict=True):
         group.update({name: _option(value) for name, value in real.items() if name != "params"})
     twin.defaults = {**optimizer.defaults}

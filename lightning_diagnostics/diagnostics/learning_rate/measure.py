@@ -124,6 +124,7 @@ class SchedulerPlan:
         epochs: Epochs of the run.
         raises_at: The optimizer step after which it raises an error; None if it does not.
         error: What it says.
+        open_ended: Whether the run may well end before (early stopping, a limit of time).
     """
 
     name: str
@@ -138,6 +139,7 @@ class SchedulerPlan:
     epochs: int
     raises_at: int | None = None
     error: str = ""
+    open_ended: bool = False
 
 
 @dataclass(frozen=True)

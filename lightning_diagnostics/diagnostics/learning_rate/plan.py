@@ -144,7 +144,8 @@ class Plan:
 
     def cooldown_steps(self, axis: Axis, beta2: float | None) -> float:
         """Length of the cooldown at the end of an axis, which begins after the warmup; 0 for none."""
-        return max(0, min(self.cooldown_wanted(axis, beta2), axis.end - self.warmup_steps(axis, beta2)))
+        before = 0 if self.late else self.warmup_steps(axis, beta2)  # which was made without knowing of the end
+        return max(0, min(self.cooldown_wanted(axis, beta2), axis.end - before))
 
     def cooldown_wanted(self, axis: Axis, beta2: float | None) -> float:
         """Length of the cooldown that was asked for, whether it fits or not."""

@@ -147,8 +147,9 @@ def warmup_never_ends(measured: "Course", limits: Limits) -> Verdict:
         Severity.WARNING,
         measured.optimizer,
         0,
-        f"The learning rate of {measured.optimizer} rises from {rates[0]:.3g} to {rates[-1]:.3g} over all "
-        f"{measured.total} steps of the run: its warmup does not end ({measured.cause}).",
+        f"The learning rate of {measured.optimizer} rises from {rates[0]:.3g} to {rates[-1]:.3g} over the "
+        f"{measured.total} steps of the run, and in their last fifth still: its warmup takes all of it "
+        f"({measured.cause}).",
         "give the warmup fewer steps than the run has; a scheduler that counts steps needs "
         '{"scheduler": scheduler, "interval": "step"} in configure_optimizers.',
         {
@@ -221,13 +222,14 @@ def schedule_in_wrong_unit(measured: "SchedulerPlan", limits: Limits) -> Verdict
     )
 
 
-@rule(code="LR103", name="scheduler-overruns", severities=(Severity.ERROR,))
+@rule(code="LR103", name="scheduler-overruns", severities=(Severity.INFO, Severity.ERROR))
 def scheduler_overruns(measured: "SchedulerPlan", limits: Limits) -> Verdict:
     """A scheduler will raise an error in the middle of the run.
 
     ## What it means
     The schedule was stepped ahead on a copy before the first step, as often as Lightning will step it. The copy raised
-    an error: mostly a `OneCycleLR` that is stepped more often than its `total_steps`.
+    an error: mostly a `OneCycleLR` that is stepped more often than its `total_steps`. Where the run may well end before
+    (`EarlyStopping`, a limit of time), it is a note.
 
     ## Why it matters
     The run will end with that error, hours from now, and what it learned since the last checkpoint is lost.
@@ -238,17 +240,16 @@ def scheduler_overruns(measured: "SchedulerPlan", limits: Limits) -> Verdict:
     follows the run's.
 
     ## When it is wrong
-    Where the run is ended before (by hand, early stopping), or where a program's own scheduler cannot be stepped by
-    itself.
+    Where the run is ended before by hand.
     """
     if measured.raises_at is None:
         return None
     return Diagnosis(
-        Severity.ERROR,
+        Severity.INFO if measured.open_ended else Severity.ERROR,
         measured.optimizer,
         0,
         f"{measured.name} of {measured.optimizer} will raise an error after optimizer step {measured.raises_at} of "
-        f"{measured.steps}: {measured.error}",
+        f"{measured.steps}{', unless the run ends before' if measured.open_ended else ''}: {measured.error}",
         "give it the length of the run, self.trainer.estimated_stepping_batches, or end the run before.",
         {"raises_at": measured.raises_at, "steps": measured.steps, "stepped": measured.calls},
     )

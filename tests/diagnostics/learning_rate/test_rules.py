@@ -82,7 +82,8 @@ def test_a_rate_that_rises_all_along_is_described_whole() -> None:
         Severity.WARNING,
         "Adam",
         0,
-        "The learning rate of Adam rises from 0.01 to 1.28 over all 64 steps of the run: its warmup does not end "
+        "The learning rate of Adam rises from 0.01 to 1.28 over the 64 steps of the run, and in their last fifth "
+        "still: its warmup takes all of it "
         "(its schedule).",
         "give the warmup fewer steps than the run has; a scheduler that counts steps needs "
         '{"scheduler": scheduler, "interval": "step"} in configure_optimizers.',
@@ -240,6 +241,12 @@ def test_an_error_to_come_is_described_whole() -> None:
 
 def test_a_scheduler_that_raises_nothing_is_left_in_peace() -> None:
     assert verdict(scheduler_overruns, but(OVERRUN, raises_at=None)) is None
+
+
+def test_an_overrun_that_the_run_may_not_come_to_is_a_note() -> None:
+    said = diagnosis(scheduler_overruns, but(OVERRUN, open_ended=True))
+    assert said.severity is Severity.INFO
+    assert "after optimizer step 101 of 120, unless the run ends before: ValueError: too far." in said.message
 
 
 # scheduler-never-stepped.
