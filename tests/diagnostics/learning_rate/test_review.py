@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateMonitor
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, SequentialLR, StepLR
 
 from lightning_diagnostics import Diagnostics
@@ -22,7 +22,6 @@ from tests.diagnostics.learning_rate.models import (
     Notebook,
     Program,
     by_hand,
-    codes,
     data,
     factor,
     own_rates,
@@ -383,7 +382,7 @@ def in_the_wrong_unit(program: Program) -> Any:
 def test_what_is_ignored_brings_nothing_else_instead(configure: Callable[[Any], Any], code: str) -> None:
     found: list[set[str]] = []
     for ignored in ([], [code]):
-        suite = Diagnostics(strict=True, ignore=ignored)
+        suite = Diagnostics(strict=True, select=["LR"], ignore=ignored)
         program = Program(configure)
         run = helpers.trainer(suite, max_epochs=1 if code == "LR801" else 30)
         restart(program)
