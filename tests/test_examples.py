@@ -141,7 +141,19 @@ def test_digits_cli_knows_nothing_of_us() -> None:
 
 def test_transformer_warms_up_over_a_tenth_of_the_run_and_draws_both(tmp_path: Path) -> None:
     said = run("transformer.py", "--steps=30", f"--logdir={tmp_path}", f"--plot={tmp_path / 'warmup.png'}")
-    assert re.findall(r"^(\w+): loss \S+ at step 20, ", said, re.MULTILINE) == ["plain", "warmup"]
+    assert re.findall(r"^(\w+): largest loss of the first tenth \S+ times the first, ", said, re.MULTILINE) == [
+        "plain",
+        "warmup",
+    ]
     assert "AdamW: no warmup, 1-sqrt cooldown from 24 to 30" in said
     assert "AdamW: linear warmup over 3 steps (a tenth of the run), 1-sqrt cooldown from 24 to 30" in said
     assert (tmp_path / "warmup.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 3])
+def test_transformer_spikes_without_a_warmup_and_not_with_it(seed: int, tmp_path: Path) -> None:
+    said = run("transformer.py", f"--seed={seed}", f"--logdir={tmp_path}")
+    spikes = dict(re.findall(r"^(\w+): largest loss of the first tenth (\S+) times the first, ", said, re.MULTILINE))
+    assert float(spikes["plain"]) > 2
+    assert float(spikes["warmup"]) < 1.05
