@@ -1,5 +1,6 @@
 """Settings of the whole test run."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 torch.set_num_threads(1)  # the networks are tiny, and a process that forks must not have started a thread pool
 
 
