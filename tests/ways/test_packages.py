@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ways.desk import EVERY, KNOWN, SCRIPTS, SUITE, VARIABLE, Desk, listed
+from tests.ways.desk import EVERY, KINDS, KNOWN, SCRIPTS, SUITE, VARIABLE, Desk, listed
 from tests.ways.workshop import Workshop
 
 LIGHTNING, OTHER = "lightning.pytorch", "pytorch_lightning"
@@ -152,7 +152,8 @@ def test_every_way_finds_the_same(package: str, request: pytest.FixtureRequest) 
     desk: Desk = request.getfixturevalue("desk" if package == LIGHTNING else "other_desk")
     plain = (SCRIPTS / "plain.py").read_text()
     listed = plain.replace("callbacks=[Roll()]", "callbacks=[Roll(), Diagnostics()]")
-    one_by_one = plain.replace("callbacks=[Roll()]", f"callbacks=[Roll(), {', '.join(f'{name}()' for name in EVERY)}]")
+    each = ", ".join(f"{name}(**{dict(KINDS[name].only_watching)})" for name in EVERY)  # as the suite makes them
+    one_by_one = plain.replace("callbacks=[Roll()]", f"callbacks=[Roll(), {each}]")
     imports = f"from lightning_diagnostics import Diagnostics, {', '.join(EVERY)}\n"
     config = ("fit", "--config", "datamodule.yaml")
     runs = {
