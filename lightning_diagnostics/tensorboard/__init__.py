@@ -12,6 +12,7 @@ from lightning_diagnostics.tensorboard.events import (
     text_writers,
     write_findings,
     write_histograms,
+    write_run,
     write_texts,
     write_values,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "write_findings",
     "write_histograms",
     "write_layout",
+    "write_run",
     "write_texts",
     "write_values",
 ]

@@ -1,6 +1,9 @@
 """The one writer of event files."""
 
+import contextlib
+import os
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any, Protocol, cast
@@ -40,11 +43,70 @@ def write_values(experiment: object, values: Mapping[str, Drawable], *, step: in
     """
     if not _is_torch_writer(experiment):
         return False
+    writer = cast(Any, experiment)
+    writer._get_file_writer().add_summary(_summary(values), step)
+    return True
+
+
+def write_run(folder: str, points: Iterable[tuple[int, float, Mapping[str, Drawable]]]) -> None:
+    """Write values into a run of their own, whose axis is not the training step.
+
+    What was written there before is replaced: TensorBoard would draw both, as one line that goes back.
+
+    Args:
+        folder: Of the run; it becomes one by this.
+        points: Step, time (in seconds since 1970) and values of each.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    from tensorboard.compat import tf  # the part of it that TensorBoard brings along
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        raise OSError(f"TensorBoard writes into no folder whose name is not UTF-8: {folder!a}") from None
+    now, gfile = time.time_ns(), cast(Any, tf).io.gfile
+    gfile.makedirs(folder)
+    before = [name for name in gfile.listdir(folder) if name.endswith(_REPLACED)]
+    with gfile.GFile(f"{folder}/events.out.tfevents.{now // 10**9:010d}.{now:020d}{_RUN}", "wb") as file:
+        events = RecordWriter(file)
+        events.write(Event(wall_time=now / 1e9, file_version="brain.Event:2").SerializeToString())
+        for step, at, values in points:
+            events.write(Event(wall_time=at, step=step, summary=_summary(values)).SerializeToString())
+    for name in before:
+        with contextlib.suppress(FileNotFoundError):  # another process has replaced it meanwhile
+            _remove(f"{folder}/{os.path.basename(name)}")
+
+
+_RUN = ".run"  # how the names of files end that `write_run` has written
+_REPLACED = (_RUN, ".layout")  # its charts, too
+
+
+def _remove(path: str) -> None:
+    """Remove a file, in an object store too."""
+    if "://" not in path:
+        os.remove(path)
+        return
+    import fsspec
+
+    files, place = fsspec.core.url_to_fs(path)
+    files.rm_file(place)
+
+
+def _summary(values: Mapping[str, Drawable]) -> Any:
+    """Values of all kinds as one record."""
     from tensorboard.compat.proto.summary_pb2 import (  # made by protobuf at run time, so no type checker knows them
         HistogramProto,  # pyright: ignore[reportAttributeAccessIssue]
         Summary,  # pyright: ignore[reportAttributeAccessIssue]
+        SummaryMetadata,  # pyright: ignore[reportAttributeAccessIssue]
     )
-    from torch.utils.tensorboard.summary import text
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.compat.proto.tensor_shape_pb2 import (
+        TensorShapeProto,  # pyright: ignore[reportAttributeAccessIssue]
+    )
 
     records: list[Any] = []
     for tag, value in values.items():
@@ -53,13 +115,17 @@ def write_values(experiment: object, values: Mapping[str, Drawable], *, step: in
         elif isinstance(value, Image):
             size = {"width": value.width, "height": value.height, "colorspace": 3}
             records.append(Summary.Value(tag=tag, image=Summary.Image(**size, encoded_image_string=value.png())))
-        elif isinstance(value, Text):
-            records.extend(text(tag, value.markdown).value)  # that which `add_text` writes
+        elif isinstance(value, Text):  # as `SummaryWriter.add_text` writes it
+            plugin = SummaryMetadata.PluginData(plugin_name="text")
+            shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+            words = TensorProto(
+                dtype="DT_STRING", string_val=[value.markdown.encode(errors="backslashreplace")], tensor_shape=shape
+            )
+            metadata = SummaryMetadata(plugin_data=plugin)
+            records.append(Summary.Value(tag=f"{tag}/text_summary", metadata=metadata, tensor=words))
         else:
             records.append(Summary.Value(tag=tag, simple_value=value))
-    writer = cast(Any, experiment)
-    writer._get_file_writer().add_summary(Summary(value=records), step)
-    return True
+    return Summary(value=records)
 
 
 def write_histograms(experiment: object, values: Mapping[str, Drawable], *, step: int) -> None:
