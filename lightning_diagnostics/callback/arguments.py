@@ -16,6 +16,10 @@ _CALLER = "jsonargparse._cli"  # calls a function of the user's, who makes thing
 _SAID = "_lightning_diagnostics_said"  # on an error that has been put into the log
 
 
+class ConfigurationError(ValueError):
+    """An argument that does not fit the run, found when the run is set up: nothing has been trained yet."""
+
+
 def on_the_command_line() -> bool:
     """Whether an object is being made by a parser of command lines, Lightning's CLI for one."""
     frame = sys._getframe()

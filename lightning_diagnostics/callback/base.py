@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from lightning_diagnostics import tensorboard
 from lightning_diagnostics.callback import trainer as insides
-from lightning_diagnostics.callback.arguments import explained, one_of, wide
+from lightning_diagnostics.callback.arguments import ConfigurationError, explained, one_of, wide
 from lightning_diagnostics.callback.namespaces import Callback, LightningModule, Trainer, adopt
 from lightning_diagnostics.callback.order import Place, restore_order
 from lightning_diagnostics.callback.run import Run
@@ -78,7 +78,7 @@ class DiagnosticCallback(Callback):
     goes_first: ClassVar[bool] = False
     """Whether its hooks come before those of all other callbacks during a run, wherever it is listed."""
     only_watching: ClassVar[Mapping[str, Any]] = {}
-    """Arguments with which it acts on nothing, where it does by itself; the suite sets them."""
+    """Arguments that the suite sets unless the user does: it acts on nothing then, and takes nothing for granted."""
     state_outlives_run: ClassVar[bool] = False  # whether `room_state` is still right after `detach`
 
     def __init__(
@@ -119,11 +119,17 @@ class DiagnosticCallback(Callback):
 
     # What a room implements.
 
+    def set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run is set up: what the arguments lack may be refused here, by a `ConfigurationError`."""
+
     def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training starts: take up what is needed for the run."""
 
     def wind_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The run is over, however it ended, and everything is still there: take up what waits. No collectives."""
+
+    def break_off(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The run ends by an exception; `wind_up` comes next. Its device may not answer any more."""
 
     def detach(self) -> None:
         """The run is over, however it ended: let go of everything. Called more than once."""
@@ -222,13 +228,17 @@ class DiagnosticCallback(Callback):
         if self._run.is_own(finding):
             self._run.show(*self._run.journal.close(finding), step=step)
 
-    def draw(self, trainer: Trainer, *measurements: object, step: int) -> None:
-        """Send the drawn fields of measurements to every logger."""
+    def draw(self, trainer: Trainer, *measurements: object, step: int, late: bool = False) -> None:
+        """Send the drawn fields of measurements to every logger.
+
+        What is drawn late, when the run has logged all that it logs, does not go to loggers of a table: a column more
+        makes them write their file anew, and another process that has been given the same file breaks that.
+        """
         assert self._run is not None
         values: dict[str, tensorboard.Drawable] = {}
         for measurement in measurements:
             values |= tensorboard.drawn(measurement)
-        self._run.draw(values, step=step)
+        self._run.draw(values, step=step, late=late)
 
     def draw_ahead(self, measurements: Mapping[int, Sequence[object]]) -> None:
         """Draw what is planned at later steps, by step; to TensorBoard only, since other loggers do not go back."""
@@ -253,6 +263,7 @@ class DiagnosticCallback(Callback):
             self._safely(self._join, trainer)
             if self.goes_first:
                 self._always(self._place.leave, trainer, self)
+            self._safely(self.set_up, trainer, pl_module)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -318,6 +329,8 @@ class DiagnosticCallback(Callback):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._always(restore_order, trainer)
+        if self._joined:
+            self._safely(self.break_off, trainer, pl_module, exception)
         ending = f"ended by {type(exception).__name__}"
         lost = insides.is_device_lost(exception)
         self._finish(trainer, None if lost else pl_module, ending, step=insides.log_step(trainer))
@@ -437,7 +450,7 @@ class DiagnosticCallback(Callback):
             return None
         try:
             return act(*args)
-        except FindingError:
+        except (ConfigurationError, FindingError):
             raise
         except Exception as fault:  # noqa: BLE001  # promise 2: it never kills the run
             self._switch_off(act.__name__, fault)
@@ -485,7 +498,7 @@ def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
             return None
         try:
             return hook(self, *args, **kwargs)
-        except FindingError:
+        except (ConfigurationError, FindingError):
             raise
         except Exception as fault:  # noqa: BLE001  # promise 2: it never kills the run
             self._switch_off(hook.__name__, fault)

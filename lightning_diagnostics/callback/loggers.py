@@ -52,6 +52,15 @@ def draw_ahead(logger: Any, values: Mapping[str, Drawable], *, step: int) -> Non
     tensorboard.write_values(plain_writer(logger), values, step=step)
 
 
+def fill_hp_metric(logger: Any, value: float, *, step: int) -> None:
+    """Put a score where Lightning's TensorBoard logger has put -1, the column ``hp_metric`` of the HParams page.
+
+    Only where that placeholder stands: hyperparameters were logged, and the logger was left to make the column.
+    """
+    if getattr(logger, "hparams", None) and getattr(logger, "_default_hp_metric", False):
+        tensorboard.write_values(plain_writer(logger), {"hp_metric": value}, step=step)
+
+
 def write_findings(logger: Any, findings: Sequence[Finding], *, step: int) -> None:
     """Show all findings as they are now: a text in TensorBoard, a table in W&B, two artifacts in MLflow."""
     experiment: Any = getattr(logger, "experiment", None)
@@ -67,6 +76,11 @@ def write_findings(logger: Any, findings: Sequence[Finding], *, step: int) -> No
         )
     else:
         tensorboard.write_findings(tensorboard.text_writers([experiment]), findings, step=step)
+
+
+def is_table(logger: Any) -> bool:
+    """Whether a logger keeps one file with a column for each name (Lightning's for CSV)."""
+    return any(kind.__name__ == "CSVLogger" for kind in type(logger).__mro__)
 
 
 def bounded(histogram: Histogram) -> tuple[list[float], list[float]]:

@@ -124,8 +124,8 @@ class Run:
         trainer, rank = self.trainer, finding.evidence.get(RANK)
         return trainer is None or rank == trainer.global_rank or rank not in range(trainer.world_size)
 
-    def draw(self, values: Mapping[str, tensorboard.Drawable], *, step: int) -> None:
-        """Send numbers to every logger, and histograms to those that can show them.
+    def draw(self, values: Mapping[str, tensorboard.Drawable], *, step: int, late: bool = False) -> None:
+        """Send numbers to every logger (late ones to none of a table), and histograms to those that can show them.
 
         One that fails does not keep the others from theirs. Several looks can fall on one step of the axis
         (accumulation): there a tag is drawn once, the first time.
@@ -135,12 +135,19 @@ class Run:
             return
         self._drawn_at.update(dict.fromkeys(values, step))
         for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
+            if late and loggers.is_table(one):
+                continue
             self._outlet(f"logger {index}", lambda _, one=one: loggers.draw(one, values, step=step))
 
     def draw_ahead(self, values: Mapping[str, tensorboard.Drawable], *, step: int) -> None:
         """Send numbers of a later step to the loggers of TensorBoard, which takes steps in any order."""
         for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
             self._outlet(f"logger {index}", lambda _, one=one: loggers.draw_ahead(one, values, step=step))
+
+    def fill_hp_metric(self, value: float, *, step: int) -> None:
+        """Give the HParams page of TensorBoard the score of the run, where nothing else does."""
+        for index, one in enumerate(self.trainer.loggers if self.trainer is not None else ()):
+            self._outlet(f"logger {index}", lambda _, one=one: loggers.fill_hp_metric(one, value, step=step))
 
     def lay_out(
         self, category: str, charts: Mapping[str, tensorboard.Chart], *, filled: Mapping[str, tensorboard.Chart]

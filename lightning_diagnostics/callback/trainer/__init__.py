@@ -38,12 +38,22 @@ from lightning_diagnostics.callback.trainer.horizon import (
     place,
     time_share,
 )
-from lightning_diagnostics.callback.trainer.logged import Apart, Logged, logged, logging_apart, monitored, publish
+from lightning_diagnostics.callback.trainer.logged import (
+    Apart,
+    Logged,
+    final_metrics,
+    logged,
+    logging_apart,
+    monitored,
+    publish,
+    running_sums,
+)
 from lightning_diagnostics.callback.trainer.loggers import (
     experiments,
     loggers_of,
     plain_writer,
     run_folder,
+    versions_folder,
     without_loggers,
 )
 from lightning_diagnostics.callback.trainer.module import (
@@ -91,6 +101,7 @@ __all__ = [
     "evaluation_context",
     "evaluation_loop",
     "experiments",
+    "final_metrics",
     "gather",
     "hidden_gradients",
     "in_stage",
@@ -113,6 +124,7 @@ __all__ = [
     "process_count",
     "publish",
     "run_folder",
+    "running_sums",
     "samples_read",
     "scheduled",
     "shard",
@@ -128,5 +140,6 @@ __all__ = [
     "users_sampler",
     "validation_loaders",
     "validation_samples",
+    "versions_folder",
     "without_loggers",
 ]

@@ -139,3 +139,26 @@ def monitored(trainer: Trainer) -> dict[str, str]:
         if isinstance(name, str) and mode in ("min", "max"):
             found.setdefault(name, mode)
     return found
+
+
+def running_sums(trainer: Trainer, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Of a mean that ``validation_step`` logs, the sums so far of values times sizes of batches, and of these sizes.
+
+    None where it is no such mean. Waits for no device.
+    """
+    for each in evaluation_loop(trainer)._results.values():
+        meta = each.meta
+        if each.has_reset or not meta.on_epoch or not each.is_tensor or not meta.is_mean_reduction:
+            continue
+        apart = meta.add_dataloader_idx and meta.dataloader_idx is not None
+        if name == (f"{meta.name}/dataloader_idx_{meta.dataloader_idx}" if apart else meta.name):
+            return (each.value, each.cumulated_batch_size) if each.value.numel() == 1 else None
+    return None
+
+
+def final_metrics(trainer: Trainer) -> Mapping[str, Any]:
+    """The metrics that callbacks watch, as the last validation or epoch has left them; nothing is computed for it.
+
+    ``trainer.callback_metrics`` would reduce what is being logged right now, over the processes too.
+    """
+    return trainer._logger_connector._callback_metrics

@@ -28,6 +28,15 @@ def run_folder(trainer: Trainer) -> str | None:
     return None
 
 
+def versions_folder(trainer: Trainer) -> str | None:
+    """The folder in which the first logger that has a folder keeps its versions. To be called on rank zero only."""
+    own = run_folder(trainer)
+    for logger in trainer.loggers:
+        if getattr(logger, "log_dir", None) == own and isinstance(getattr(logger, "root_dir", None), str):
+            return str(logger.root_dir)  # pyright: ignore[reportAttributeAccessIssue]  # of TensorBoard's and of CSV's
+    return None if own is None else own.rstrip("/").rpartition("/")[0] or "."
+
+
 def experiments(trainer: Trainer) -> list[object]:
     """The loggers' experiments (SummaryWriter and the like)."""
     found = (getattr(logger, "experiment", None) for logger in trainer.loggers)

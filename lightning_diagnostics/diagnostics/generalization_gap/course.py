@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from lightning_diagnostics.callback.directions import Direction, direction
 from lightning_diagnostics.diagnostics.generalization_gap import directions, measure
 from lightning_diagnostics.diagnostics.generalization_gap.baseline import Constant
-from lightning_diagnostics.diagnostics.generalization_gap.directions import Direction
 from lightning_diagnostics.diagnostics.generalization_gap.history import Moment, Streak, Watched
 from lightning_diagnostics.diagnostics.generalization_gap.measure import MetricGap
 from lightning_diagnostics.diagnostics.generalization_gap.rules import (
@@ -110,8 +110,7 @@ class Course:
         self.validations += 1
         said = self._settings.directions
         self._told = {
-            each.name: directions.direction(each.name, told=said, watched=around.watched, metric=each.metric)
-            for each in scores
+            each.name: direction(each.name, told=said, watched=around.watched, metric=each.metric) for each in scores
         }
         self._no_shares |= {each.name for each in scores if not self._is_share(each)}
         return [self._gap(each, around) for each in scores]

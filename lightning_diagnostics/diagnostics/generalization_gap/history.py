@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from lightning_diagnostics import statistics
-from lightning_diagnostics.diagnostics.generalization_gap.directions import Direction
+from lightning_diagnostics.callback.directions import Direction
 from lightning_diagnostics.diagnostics.generalization_gap.measure import Onset, Value, difference, rise
 from lightning_diagnostics.diagnostics.generalization_gap.tally import Series
 

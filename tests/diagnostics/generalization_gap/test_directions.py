@@ -6,7 +6,8 @@ import pytest
 from torchmetrics import MeanSquaredError, SumMetric
 from torchmetrics.classification import BinaryAccuracy
 
-from lightning_diagnostics.diagnostics.generalization_gap.directions import direction, is_named, losses, partner
+from lightning_diagnostics.callback.directions import direction
+from lightning_diagnostics.diagnostics.generalization_gap.directions import is_named, losses, partner
 
 
 @pytest.mark.parametrize(
