@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from lightning_diagnostics.callback.suite import Diagnostics
     from lightning_diagnostics.diagnostics.activations.callback import ActivationMonitor
     from lightning_diagnostics.diagnostics.batch_norm.callback import BatchNormGuard
+    from lightning_diagnostics.diagnostics.expected_performance.callback import ExpectedValidationPerformance
+    from lightning_diagnostics.diagnostics.expected_performance.comparison import compare
+    from lightning_diagnostics.diagnostics.expected_performance.curve import TuningCurve
+    from lightning_diagnostics.diagnostics.expected_performance.engines import from_folder, from_optuna, from_ray
     from lightning_diagnostics.diagnostics.generalization_gap.callback import GeneralizationGapMonitor
     from lightning_diagnostics.diagnostics.gradients.callback import GradientNormMonitor
     from lightning_diagnostics.diagnostics.graph_leak.callback import GraphLeakDetector
@@ -29,12 +33,18 @@ _REGISTRY = {
     "Diagnostics": "lightning_diagnostics.callback.suite",
     "DiagnosticsCLI": "lightning_diagnostics.callback.command_line",
     "DiagnosticsFlags": "lightning_diagnostics.callback.flags",
+    "ExpectedValidationPerformance": "lightning_diagnostics.diagnostics.expected_performance.callback",
     "Finding": "lightning_diagnostics.findings",
     "GeneralizationGapMonitor": "lightning_diagnostics.diagnostics.generalization_gap.callback",
     "GradientNormMonitor": "lightning_diagnostics.diagnostics.gradients.callback",
     "GraphLeakDetector": "lightning_diagnostics.diagnostics.graph_leak.callback",
     "Severity": "lightning_diagnostics.findings",
+    "TuningCurve": "lightning_diagnostics.diagnostics.expected_performance.curve",
     "WarmupCooldownScheduler": "lightning_diagnostics.diagnostics.learning_rate.callback",
+    "compare": "lightning_diagnostics.diagnostics.expected_performance.comparison",
+    "from_folder": "lightning_diagnostics.diagnostics.expected_performance.engines",
+    "from_optuna": "lightning_diagnostics.diagnostics.expected_performance.engines",
+    "from_ray": "lightning_diagnostics.diagnostics.expected_performance.engines",
 }
 
 __all__ = [
@@ -43,12 +53,18 @@ __all__ = [
     "Diagnostics",
     "DiagnosticsCLI",
     "DiagnosticsFlags",
+    "ExpectedValidationPerformance",
     "Finding",
     "GeneralizationGapMonitor",
     "GradientNormMonitor",
     "GraphLeakDetector",
     "Severity",
+    "TuningCurve",
     "WarmupCooldownScheduler",
+    "compare",
+    "from_folder",
+    "from_optuna",
+    "from_ray",
 ]
 
 

@@ -16,18 +16,21 @@ def callbacks() -> dict[str, type]:
     return {
         name: getattr(import_module(module), name)
         for name, module in sorted(_REGISTRY.items())
-        if module.startswith(_ROOMS)
+        if _has_callback(module)
     }
 
 
 def names() -> dict[str, str]:
     """The public names of the registered callbacks by the folder in ``diagnostics`` (imports neither)."""
     found = {
-        module.removeprefix(_ROOMS).split(".")[0]: name
-        for name, module in _REGISTRY.items()
-        if module.startswith(_ROOMS)
+        module.removeprefix(_ROOMS).split(".")[0]: name for name, module in _REGISTRY.items() if _has_callback(module)
     }
     return dict(sorted(found.items()))
+
+
+def _has_callback(module: str) -> bool:
+    """Whether a module is the one of a room that has its callback; a room may have other public names, too."""
+    return module.startswith(_ROOMS) and module.endswith(".callback")
 
 
 def rooms() -> list[str]:

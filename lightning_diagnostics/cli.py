@@ -112,6 +112,56 @@ def report(
     sys.exit(0 if decision.passed else 1)
 
 
+@commands.command("tuning-curve")
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER [FOLDER]")
+@click.option("--metric", metavar="NAME", help="What the scores are of, if the runs have several.")
+@click.option("--mode", type=click.Choice(["min", "max"]), help="Which way it is better, if the runs have both.")
+@click.option("--sweep", "sweeps", multiple=True, metavar="NAME", help="Which sweep; twice to compare two of a folder.")
+@click.option(
+    "--failed", default="worst", show_default=True, metavar="worst|drop|NUMBER", help="What a failure counts."
+)
+@click.option("--confidence", type=float, default=0.8, show_default=True, help="Of the band.")
+@click.option("--band", type=click.Choice(["ld", "ld-highest-density", "ks", "dkw"]), default="ld", show_default=True)
+@click.option(
+    "--min-trials", type=click.IntRange(1), default=5, show_default=True, help="How many scores a curve takes."
+)
+@click.option("--format", "form", type=click.Choice(["text", "json", "png"]), default="text", show_default=True)
+@click.option("--output", type=click.Path(), metavar="FILE", help="Write it there; - is the standard output.")
+@click.option("--tensorboard", type=click.Path(), metavar="OUT", help="Write the curve there, for TensorBoard, too.")
+def tuning_curve(
+    folders: Sequence[str],
+    metric: str | None,
+    mode: str | None,
+    sweeps: Sequence[str],
+    failed: str,
+    confidence: float,
+    band: str,
+    min_trials: int,
+    form: str,
+    output: str | None,
+    tensorboard: str | None,
+) -> None:
+    """Show what the best of n trials is worth, from the runs below FOLDER; of two sweeps, which beats the other.
+
+    Runs are recorded by ExpectedValidationPerformance; they may go on meanwhile. Two sweeps are those of two folders,
+    or of one folder with --sweep given twice.
+    """
+    from lightning_diagnostics.diagnostics.expected_performance import showing
+
+    options: dict[str, Any] = {"metric": metric, "mode": mode, "confidence": confidence, "band": band}
+    try:
+        options |= {"failed": showing.policy(failed), "min_trials": min_trials}
+        curves, comparison = showing.curves(showing.places(folders, sweeps), **options)
+        if tensorboard is not None:
+            showing.write(curves, tensorboard)
+        if form == "png":
+            _put_bytes(showing.png(curves), output)
+        else:
+            _put(showing.text(curves, comparison) if form == "text" else showing.json(curves, comparison), output)
+    except (ImportError, OSError, ValueError) as error:
+        raise Misuse(str(error)) from None
+
+
 @commands.command(
     context_settings={"allow_interspersed_args": False},
     epilog="\b\nExample: lightning-diagnostics run --preset light -- torchrun --nproc-per-node 2 train.py",
@@ -194,6 +244,20 @@ def _put(text: str, path: str | None) -> None:
     try:
         with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text + "\n")
+    except OSError as error:
+        raise type(error)(f"--output {path!r} cannot be written ({error.strerror})") from None
+
+
+def _put_bytes(content: bytes, path: str | None) -> None:
+    """Write a picture to a file, or to a standard output that is no terminal."""
+    if path in (None, "-"):
+        if sys.stdout.isatty():
+            raise ValueError("--format png writes a picture: give --output FILE")
+        sys.stdout.buffer.write(content)
+        return
+    try:
+        with open(path, "wb") as file:
+            file.write(content)
     except OSError as error:
         raise type(error)(f"--output {path!r} cannot be written ({error.strerror})") from None
 
