@@ -20,6 +20,7 @@ from lightning_diagnostics import __all__ as public
 from lightning_diagnostics.findings import Rule, Severity
 from tests.diagnostics.activations.networks import NETWORKS
 from tests.diagnostics.batch_norm import networks as norms
+from tests.diagnostics.expected_performance.sweep import SEARCHES
 from tests.diagnostics.generalization_gap import networks as gaps
 from tests.diagnostics.gradients import networks as gradients
 from tests.diagnostics.learning_rate import networks as rates
@@ -29,7 +30,10 @@ BIN = Path(sys.executable).parent
 COMMAND = str(BIN / "lightning-diagnostics")
 SHELL_HERE = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}  # an environment need not be activated
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-PAGES = ["README.md", "docs/index.md", "docs/how-to.md", "docs/generalization-gap.md", "docs/learning-rate.md"]
+PAGES = [
+    *("README.md", "docs/index.md", "docs/how-to.md", "docs/generalization-gap.md", "docs/learning-rate.md"),
+    "docs/expected-performance.md",
+]
 LINES_OF = ["README.md", "docs/index.md", "docs/switch-on.md", "docs/command-line.md"]
 
 
@@ -273,7 +277,7 @@ def test_every_check_of_ci_is_documented() -> None:
 
 def test_every_public_name_is_on_the_api_page() -> None:
     page = _text("docs/api.md")
-    assert set(re.findall(r"autoclass:: (\w+)", page)) == set(public)
+    assert set(re.findall(r"auto(?:class|function):: (\w+)", page.split("## Statistics")[0])) == set(public)
 
 
 def test_links_between_files_lead_somewhere() -> None:
@@ -288,6 +292,7 @@ SWEEPS = (
     ("gradients sweep", gradients.NETWORKS),
     ("generalization gap sweep", gaps.NETWORKS),
     ("learning rate sweep", rates.NETWORKS),
+    ("expected performance sweep", SEARCHES),
 )
 
 

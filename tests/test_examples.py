@@ -52,7 +52,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
 
 
 def test_every_example_is_tested() -> None:
-    examples = {"digits.py", "digits_cli.py", "transformer.py"}
+    examples = {"digits.py", "digits_cli.py", "search.py", "transformer.py"}
     assert {path.name for path in (REPOSITORY / "examples").glob("*.py")} == examples
 
 
@@ -157,3 +157,24 @@ def test_transformer_spikes_without_a_warmup_and_not_with_it(seed: int, tmp_path
     spikes = dict(re.findall(r"^(\w+): largest loss of the first tenth (\S+) times the first, ", said, re.MULTILINE))
     assert float(spikes["plain"]) > 2
     assert float(spikes["warmup"]) < 1.05
+
+
+def test_search_has_the_same_curve_of_its_records_and_of_its_study(tmp_path: Path) -> None:
+    said = run("search.py", "--trials=6", f"--logdir={tmp_path}")
+    heads = re.findall(r"^Sweep digits: 6 trials, val_acc \(max\), best (\S+) \((\d)\); .*$", said, re.MULTILINE)
+    assert len(heads) == 2
+    assert heads[0] == heads[1]
+    assert "They agree; only Optuna's times are longer." in said
+    records = [json.loads(path.read_text("utf-8")) for path in tmp_path.glob("digits/*/expected_performance/*.json")]
+    assert sorted(record["number"] for record in records) == list("012345")
+    assert {record["sweep_from"] for record in records} == {"Optuna"}
+    assert len({record["pid"] for record in records}) == 2
+
+
+@pytest.mark.slow
+def test_search_has_trials_that_fail_by_nature(tmp_path: Path) -> None:
+    said = run("search.py", f"--logdir={tmp_path}")
+    (records, study) = re.findall(r"^(\d) trials? failed \((?:\d x )?(?:FloatingPointError|FAIL)\)", said, re.MULTILINE)
+    assert records == study
+    assert int(records) >= 1
+    assert "They agree; only Optuna's times are longer." in said

@@ -92,6 +92,23 @@ def overfitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return digits(tmp_path_factory.mktemp("overfitted") / "lightning_logs", "overfitting", "--per-class", epochs=10)
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of the search example: twenty trials, each with nothing but its callback."""
+    folder = tmp_path_factory.mktemp("searched")
+    command = [sys.executable, REPOSITORY / "examples/search.py", f"--logdir={folder}"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "digits"
+
+
+@pytest.fixture(scope="module")
+def last_trial(searched: Path) -> Path:
+    """The folder of the run whose curve is of all trials, or of all but one that ended in the same moment."""
+    records = {path: json.loads(path.read_text("utf-8")) for path in searched.glob("*/expected_performance/*.json")}
+    ended = [path for path, record in records.items() if record["status"] == "completed"]
+    return max(ended, key=lambda path: records[path]["beat"]).parent.parent
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator["Page"]:
     """A browser with one empty page."""
@@ -433,6 +450,85 @@ def test_the_confusion_matrix_is_a_picture(overfitted: Path, page: "Page") -> No
         size = f"all('img', {loader}.shadowRoot).map(e => [e.naturalWidth, e.naturalHeight])[0]"
         page.wait_for(f"(s => s && s[0] == s[1] && s[0] > 300)({size})")  # ten classes of some forty pixels
         page.draw("gap_confusion.png", loader)
+
+
+def test_the_best_of_n_trials_is_drawn_with_its_band_over_the_number_of_trials(last_trial: Path, page: "Page") -> None:
+    with serving(last_trial) as address:
+        page.open(f"{address}/#custom_scalars&_smoothingWeight=0")
+        card = "(card => card && {})(shown('tf-custom-scalar-margin-chart-card')[0])"
+        assert page.wait_for(card.format("card.title")) == "best of n trials"
+        page.wait_for(card.format(f"{LINES}.length >= 1"))
+        ticks = "all('.x-axis text', card.shadowRoot).map(e => Number(e.textContent)).filter(Number.isFinite)"
+        largest = page.wait_for(card.format(f"(all => all.length && Math.max(...all))({ticks})"))
+        areas = "all('path.area', card.shadowRoot).map(e => e.getBoundingClientRect().height)"
+        band = page.wait_for(card.format(f"(all => all.length == 1 && all[0])({areas})"))
+        other = "shown('tf-custom-scalar-multi-line-chart-card').map(card => card.title)"
+        assert page.evaluate(other) == ["expected best of n trials"]
+        page.evaluate(card.format("all('.toggle-matches-button', card.shadowRoot).forEach(button => button.click())"))
+        page.evaluate(card.format("card._toggleExpanded()"))  # as wide as the page
+        page.draw("tuning_curve_charts.png", "shown('tf-custom-scalar-margin-chart-card')[0]")
+    assert 18 <= largest < 30  # trials, and not the 184 steps of training
+    assert band > 20
+
+
+def test_the_charts_of_all_trials_are_the_same_two_and_have_no_errors(searched: Path, page: "Page") -> None:
+    with serving(searched) as address:
+        page.open(f"{address}/#custom_scalars")
+        card = "(card => card && {})(shown('tf-custom-scalar-margin-chart-card')[0])"
+        page.wait_for(card.format(f"{LINES}.length >= 10"))  # of all trials but the first few and those that failed
+        titles = "shown('tf-custom-scalar-margin-chart-card, tf-custom-scalar-multi-line-chart-card').map(c => c.title)"
+        assert page.evaluate(titles) == ["best of n trials", "expected best of n trials"]
+        assert not any(page.evaluate("all('.error-content').map(e => e.offsetHeight)"))
+
+
+def test_the_tuning_curve_is_a_picture(last_trial: Path, page: "Page") -> None:
+    with serving(last_trial) as address:
+        page.open(f"{address}/#images")
+        assert page.wait_for("shown('tf-image-loader').map(e => e.tag)") == ["evp/tuning_curve"]
+        size = "all('img', shown('tf-image-loader')[0].shadowRoot).map(e => [e.naturalWidth, e.naturalHeight])[0]"
+        page.wait_for(f"(s => s && s[0] > 500 && s[1] > 400)({size})")
+        page.draw("tuning_curve.png", "shown('tf-image-loader')[0]")
+
+
+def test_the_tuning_curve_is_a_table_on_the_text_page(last_trial: Path, page: "Page") -> None:
+    with serving(last_trial) as address:
+        page.open(f"{address}/#text")
+        page.grow(1400)
+        # TensorBoard puts the text itself into a table.
+        inner = "shown('table').filter(e => !e.querySelector('table')).map(e => e.innerText)"
+        table = page.wait_for(f"{inner}.find(text => text.includes('unbiased'))")
+        text = page.evaluate("shown('p').map(e => e.innerText).find(text => text.includes('Sweep digits'))")
+    head, first, *_, last = table.splitlines()
+    assert head.split("\t") == ["n", "device time", "mean", "unbiased", "spread", "median", "band"]
+    assert first.split()[0] == "1"
+    assert last.split()[0] in ("18", "19", "20")
+    assert text.startswith("Sweep digits: 20 trials, val_acc (max), best 0.9")
+
+
+def test_the_hparams_page_has_the_score_of_each_trial(searched: Path, page: "Page") -> None:
+    scores = {}
+    for path in searched.glob("*/expected_performance/*.json"):
+        record = json.loads(path.read_text("utf-8"))
+        scores[path.parent.parent.name] = record["score"]
+    with serving(searched) as address:
+        page.open(f"{address}/#hparams")
+        page.grow(1200)
+        # In the order of the page, row by row: cells are used again for other rows, and stand anywhere in the tree.
+        cells = """shown('vaadin-grid-cell-content').filter(e => e.innerText.trim()).map(e => {
+            const place = e.getBoundingClientRect();
+            return [place.top, place.left, e.innerText.trim()];
+        })"""
+        found = page.wait_for(f"(all => all.filter(cell => cell[2].startsWith('trial_')).length >= 20 && all)({cells})")
+        page.draw("tuning_curve_hparams.png", "shown('vaadin-grid')[0]")
+    rows: dict[float, list[str]] = {}
+    for top, _, text in sorted(found):
+        rows.setdefault(top, []).append(text)
+    metrics = {row[0]: row[-1] for row in rows.values() if row[0].startswith("trial_")}
+    assert next(row for row in rows.values() if "Trial ID" in row)[-1] == "hp_metric"
+    assert metrics.keys() == scores.keys()
+    assert len(metrics) == 20
+    numbers = {name: None if text == "NaN" else float(text) for name, text in metrics.items()}
+    assert numbers == {name: score and pytest.approx(score, abs=1e-4) for name, score in scores.items()}
 
 
 class Page:

@@ -6,6 +6,7 @@
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --gradients [--pairs 15] [workload ...]
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --gap [--pairs 15] [workload ...]
     MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --learning-rate [--inside] [--pairs 15] [workload ...]
+    MALLOC_ARENA_MAX=1 python tests/benchmarks/cost.py --sweep [--pairs 15] [workload ...]
 
 Prints, for each workload, the median ratio of processor time over the pairs with its quartiles, for an A/A pair (what
 the method itself cannot tell from 1), for the defaults, and for a look at every step. ``--inside`` reads the clock in
@@ -16,7 +17,9 @@ beside what is used in its place: Lightning's ``grad_norm`` logged from ``on_bef
 ``wandb.watch`` offline, whose other process is not counted. ``--gap`` gives the time of a pass over a subset of the
 training data over that of the validation itself, of as many samples in as many batches (100), with its eight batches in
 training mode and without them. ``--learning-rate`` measures ``WarmupCooldownScheduler`` in the middle of a warmup,
-between warmup and cooldown, and only watching, in turns, or by ``--inside`` in its hooks.
+between warmup and cooldown, and only watching, in turns, or by ``--inside`` in its hooks. ``--sweep`` measures what
+``ExpectedValidationPerformance`` adds to a step, to a validation of 100 batches whose score is a new best one, and to
+the end of a run in a sweep of 10, 100, 1,000 and 10,000 trials, with the picture and without it.
 """
 
 import argparse
@@ -43,13 +46,22 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from workloads import WORKLOADS, Workload
 
-from lightning_diagnostics import GeneralizationGapMonitor, GradientNormMonitor, WarmupCooldownScheduler
+from lightning_diagnostics import (
+    ExpectedValidationPerformance,
+    GeneralizationGapMonitor,
+    GradientNormMonitor,
+    WarmupCooldownScheduler,
+)
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.catalogue import callbacks
+from lightning_diagnostics.diagnostics.expected_performance import drawing
+from lightning_diagnostics.diagnostics.expected_performance.records import write
+from lightning_diagnostics.diagnostics.expected_performance.trials import Trial
 from lightning_diagnostics.diagnostics.gradients import callback as monitor
 from lightning_diagnostics.diagnostics.learning_rate.scaling import Scaling
 
 _VALIDATED = 100  # batches
+_NEEDED: Mapping[str, Mapping[str, Any]] = {"ExpectedValidationPerformance": {"monitor": "val_loss"}}  # arguments
 _WARM_UP = 12  # batches not timed: first batches, and the looks that every epoch begins with
 
 
@@ -214,7 +226,7 @@ def seconds_inside(workload: Workload, cls: type, **arguments: Any) -> list[floa
 
 def variants(cls: type) -> dict[str, Callable[[], list[Callback]]]:
     """The ways in which a callback is measured."""
-    found: dict[str, Callable[[], list[Callback]]] = {"defaults": lambda: [cls()]}
+    found: dict[str, Callable[[], list[Callback]]] = {"defaults": lambda: [cls(**_NEEDED.get(cls.__name__, {}))]}
     if "every_n_train_steps" in signature(cls).parameters:
         found["a look at every step"] = lambda: [cls(every_n_train_steps=1)]
     return found
@@ -321,6 +333,56 @@ def compare_rates(name: str, rounds: int) -> None:
     print_ratios(name, taken, {way: "bare" for way in ways if way != "bare"})
 
 
+def sweep_callback(folder: str) -> list[Callback]:
+    return [ExpectedValidationPerformance(monitor="val_loss", folder=folder, strict=True)]
+
+
+class Ends(ExpectedValidationPerformance):
+    """Reads the clock before and after all that is done at the end of a run."""
+
+    seconds = 0.0
+
+    def wind_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        begun = time.perf_counter()
+        super().wind_up(trainer, pl_module)
+        self.seconds = time.perf_counter() - begun
+
+
+def seconds_of_end(workload: Workload, folder: str) -> float:
+    """Wall time of the end of a run whose siblings have their records below a folder."""
+    rows, ends = Rows(workload), Ends(monitor="val_loss", folder=folder, strict=True)
+    loader = DataLoader(rows, batch_size=len(rows.inputs))
+    logger = TensorBoardLogger(folder)
+    _trainer(ends, limit_train_batches=1, limit_val_batches=1, logger=logger).fit(Logged(workload), loader, loader)
+    return ends.seconds
+
+
+def compare_sweeps(name: str, rounds: int) -> None:
+    """Print what a record costs in the hooks of a step and in a validation, and what the end of a run costs."""
+    workload = WORKLOADS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        bare = seconds_per_step(workload, [])
+        measured = {"an empty callback": (Callback, {})}
+        measured["a record"] = (ExpectedValidationPerformance, {"monitor": "val_loss", "folder": folder})
+        for what, (cls, given) in measured.items():
+            middle = statistics.median(seconds_inside(workload, cls, **given))
+            print(f"{name}: {what}, a step of {bare * 1e3:.2f} ms: {middle * 1e6:.0f} us", flush=True)  # noqa: T201
+        text, bare = compare(workload, lambda: sweep_callback(folder), rounds, seconds_of_validation)
+        print(f"{name}: a validation of {bare * 1e3:.0f} ms: {text}", flush=True)  # noqa: T201
+    for count in (10, 100, 1000, 10_000):
+        with tempfile.TemporaryDirectory() as folder:
+            for index in range(count - 1):
+                settings = {"learning_rate": 0.001 * index, "width": index}
+                score, run = 1 + (index * 7919 % 1000) / 1000, f"{index:032x}"
+                mine = Trial(run, "val_loss", "min", "completed", score=score, readings=9, hyperparameters=settings)
+                write(mine, f"{folder}/lightning_logs/trial_{index}")
+            with_picture = seconds_of_end(workload, folder)
+            with patch.object(drawing, "picture", side_effect=ImportError):
+                without = seconds_of_end(workload, folder)
+            text = f"{with_picture:.2f} s, without the picture {without:.2f} s"
+        print(f"{name}: the end of a run in a sweep of {count}: {text}", flush=True)  # noqa: T201
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=15)
@@ -330,6 +392,7 @@ def main() -> None:
     parser.add_argument("--gradients", action="store_true")
     parser.add_argument("--gap", action="store_true")
     parser.add_argument("--learning-rate", action="store_true")
+    parser.add_argument("--sweep", action="store_true")
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -341,6 +404,9 @@ def main() -> None:
         if options.gradients:
             compare_gradients(name, options.pairs)
             continue
+        if options.sweep:
+            compare_sweeps(name, options.pairs)
+            continue
         if options.gap:
             compare_gap(name, options.pairs)
             continue
@@ -349,7 +415,9 @@ def main() -> None:
             if options.learning_rate:
                 measured |= {way: (WarmupCooldownScheduler, given) for way, given in rate_ways(workload).items()}
             else:
-                measured |= {each: (callbacks()[each], {}) for each in options.callback or sorted(callbacks())}
+                measured |= {
+                    each: (callbacks()[each], _NEEDED.get(each, {})) for each in options.callback or sorted(callbacks())
+                }
             bare = seconds_per_step(workload, [])
             for what, (cls, given) in measured.items():
                 *_, costly = statistics.quantiles(taken := seconds_inside(workload, cls, **given), n=20)

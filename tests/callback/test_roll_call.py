@@ -77,13 +77,17 @@ def _only_on(rank: int, **more: Any) -> Make:
 
 
 NAMES = [member.name for member in KINDS]
-LIGHT = [member.name for member in KINDS if member.kind.presets["light"] is not None]
+BY_PRESET = [member for member in KINDS if member.kind.presets]
+LIGHT = [member.name for member in BY_PRESET if member.kind.presets["light"] is not None]
 UNLIKE: dict[str, tuple[Make, list[str]]] = {
     "on rank zero only": (_only_on(0), NAMES),
     "on rank one only": (_only_on(1), NAMES),
     "stops, on one": (_only_on(0, on_finding="stop"), NAMES),
     "one stops": (lambda rank: [_suite(on_finding=("stop", "report")[rank])], [*NAMES, *NAMES]),
-    "other presets": (lambda rank: [_suite(preset=("light", "thorough")[rank])], [*LIGHT, *NAMES]),
+    "other presets": (
+        lambda rank: [_suite(preset=("light", "thorough")[rank])],
+        [*LIGHT, *(member.name for member in BY_PRESET)],
+    ),
     "other limits": (
         lambda rank: [_suite(limits={"retained-graph.closes_after": 4 + rank})],
         ["GraphLeakDetector", "GraphLeakDetector"],

@@ -7,6 +7,7 @@ import itertools
 import pickle
 import random
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -70,14 +71,40 @@ FAST = (
 MATRIX = tuple(
     Cell(*axes) for axes in itertools.product((False, True), (1, 2), ("32-true", "bf16-mixed", "16-mixed"), (1, 4))
 )
-every_cell = pytest.mark.parametrize(
-    "cell", [pytest.param(cell, marks=() if cell in FAST else pytest.mark.slow) for cell in MATRIX], ids=str
-)
+HARD = (Cell(), Cell(precision="16-mixed", accumulate=4), Cell(manual=True, processes=2, precision="bf16-mixed"))
+"""Every value of every axis at least once: where each callback meets the illnesses of the others, too."""
+
+
+def _cells(always: tuple[Cell, ...]) -> pytest.MarkDecorator:
+    """All cells, those but some at the slow level."""
+    every = [pytest.param(cell, marks=() if cell in always else pytest.mark.slow) for cell in MATRIX]
+    return pytest.mark.parametrize("cell", every, ids=str)
+
+
+every_cell = _cells(FAST)
+every_cell_but_plain_slowly = _cells((Cell(),))
+
+
+def _meetings(*, own: bool) -> Iterator[Any]:
+    for member, patient, cell in itertools.product(helpers.MEMBERS, PATIENTS, MATRIX):
+        if own and patient.room != member.room:
+            continue
+        always = FAST if patient.room == member.room else HARD
+        marks = () if member in helpers.KINDS and cell in always else pytest.mark.slow
+        yield pytest.param(member, patient, cell, marks=marks, id=f"{member}-{patient}-{cell}")
+
+
+every_meeting = pytest.mark.parametrize(("member", "patient", "cell"), list(_meetings(own=False)))
+"""Each callback, patient and cell; by default its own illnesses in `FAST` cells, and those of others in `HARD` ones."""
+every_meeting_of_its_own = pytest.mark.parametrize(("member", "patient", "cell"), list(_meetings(own=True)))
 
 USER_METRICS = ("train_loss", "val_loss")
 
 PUBLISHED = "gap/"
 """How the names begin of what we add to ``trainer.callback_metrics``."""
+
+CONCLUDES_ON_RANK_ZERO = {"expected_performance"}
+"""Rooms whose findings are of files, which rank zero alone reads when the run is over."""
 
 
 @dataclass

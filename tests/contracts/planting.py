@@ -1,7 +1,8 @@
 """Faults planted into a diagnostic: where there is room for one, and classes that carry it."""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,17 @@ from lightning.pytorch import Callback
 from lightning_diagnostics.callback import DiagnosticCallback
 from tests.helpers import AT_WORK
 
-TEMPLATES = ("attach", "wind_up", "detach", "watching", "epoch_end", "undecided", "room_state", "load_room_state")
+TEMPLATES = (
+    "set_up",
+    "attach",
+    "wind_up",
+    "detach",
+    "watching",
+    "epoch_end",
+    "undecided",
+    "room_state",
+    "load_room_state",
+)
 """What a room implements beside Lightning's hooks."""
 
 WHERE_RANKS_MEET = ("share", "take_in")
@@ -37,11 +48,20 @@ def own_templates(kind: type[DiagnosticCallback]) -> list[str]:
 SITES = tuple((member, name) for member in AT_WORK for name in (*own_hooks(member.kind), *own_templates(member.kind)))
 """Every place where a registered callback may fail."""
 
-_MEETING = tuple((member, name) for member in AT_WORK for name in WHERE_RANKS_MEET)
-RANK_SITES = tuple(
-    pytest.param(member, name, marks=pytest.mark.slow if member.acts else ()) for member, name in (*SITES, *_MEETING)
-)
-"""The same with several processes, as test parameters; of those that act at the slow level."""
+_AROUND_MEETINGS = {"set_up", "attach", "epoch_end", *EVALUATION, *WHERE_RANKS_MEET}
+"""What is called before ranks meet: whichever of them fails, none may wait for another."""
+
+
+def _rank_sites() -> Iterator[Any]:
+    meeting = ((member, name) for member in AT_WORK for name in WHERE_RANKS_MEET)
+    for (member, name), rank in itertools.product((*SITES, *meeting), (0, 1)):
+        slow = member.acts or (rank == 0 and name not in _AROUND_MEETINGS)
+        yield pytest.param(member, name, rank, marks=pytest.mark.slow if slow else (), id=f"{member}-{name}-{rank}")
+
+
+RANK_SITES = tuple(_rank_sites())
+"""The same with several processes, and which fails, as test parameters: by default rank one, and rank zero too where
+ranks meet; of callbacks that act at the slow level."""
 
 
 class PlantedError(RuntimeError):

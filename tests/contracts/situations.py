@@ -17,6 +17,7 @@ from tests.patients import BATCHES, ROWS, LossList, Rows, Student, loader
 ACTIVATIONS = frozenset({"activations"})
 MODES = frozenset({"batch_norm"})
 GRADIENTS = frozenset({"gradients"})
+PERFORMANCE = frozenset({"expected_performance"})
 RATES = frozenset({"learning_rate"})
 
 
@@ -181,8 +182,10 @@ def situations(folder: Path) -> dict[str, Situation]:
             settings={"val_check_interval": 3}, data={**_endless(), "val_dataloaders": loader(2, shuffle=False)}
         ),
         "no validation loader": Situation(kind=LossList, data={"train_dataloaders": loader()}, unseen=MODES),
-        "fast_dev_run": Situation(settings={"fast_dev_run": True}, enough=False, unseen=RATES),
-        "fast_dev_run of many batches": Situation(settings={"fast_dev_run": 12}, data=validated, unseen=RATES),
+        "fast_dev_run": Situation(settings={"fast_dev_run": True}, enough=False, unseen=RATES | PERFORMANCE),
+        "fast_dev_run of many batches": Situation(
+            settings={"fast_dev_run": 12}, data=validated, unseen=RATES | PERFORMANCE
+        ),
         "barebones": Situation(settings={"barebones": True}),
         "sanity check of everything": Situation(settings={"num_sanity_val_steps": -1}),
         "no sanity check": Situation(settings={"num_sanity_val_steps": 0}),
@@ -197,7 +200,7 @@ def situations(folder: Path) -> dict[str, Situation]:
         "anomaly mode": Situation(settings={"detect_anomaly": True}),
         "None sometimes": Situation(kind=SometimesNone),
         "None always": Situation(kind=AlwaysNone, enough=False),
-        "no parameters": Situation(kind=NoParameters, enough=False, unseen=MODES | RATES),
+        "no parameters": Situation(kind=NoParameters, enough=False, unseen=MODES | RATES | PERFORMANCE),
         "frozen backbone": Situation(kind=FrozenBackbone, unseen=ACTIVATIONS | GRADIENTS),
         "LBFGS": Situation(kind=Lbfgs),
         "a dict with the loss": Situation(kind=DictLoss),

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from tests.helpers import Member, alive, every_member, fit, held, trainer
+from tests.helpers import Member, alive, every_member_slowly_but_at_work, fit, held, trainer
 from tests.patients import BATCHES, ByHand, LossList, Student
 
 every_way = pytest.mark.parametrize("kind", [Student, ByHand, LossList], ids=lambda kind: kind.__name__)
@@ -31,7 +31,7 @@ def _during(kind: type[Student], act: Callable[[Any], Any]) -> Any:
 
 
 @every_way
-@every_member
+@every_member_slowly_but_at_work
 def test_a_copy_of_the_network_taken_in_a_step_carries_nothing(member: Member, kind: type[Student]) -> None:
     module = _during(kind, lambda module: copy.deepcopy(module.net))
     fit(trainer(member()), module)
@@ -44,7 +44,7 @@ def test_a_copy_of_the_network_taken_in_a_step_carries_nothing(member: Member, k
 
 
 @every_way
-@every_member
+@every_member_slowly_but_at_work
 def test_a_callback_can_be_pickled_and_copied_before_during_and_after_a_run(
     member: Member, kind: type[Student]
 ) -> None:

@@ -10,8 +10,8 @@ from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
 from tests.contracts.cells import Cell, differences, every_cell, outcomes, run
-from tests.helpers import MEMBERS, Member, every_member_that_watches
-from tests.patients import PATIENTS, Patient, Student
+from tests.helpers import MEMBERS, Member, every_kind, every_member_that_watches
+from tests.patients import PATIENTS, Patient, Student, of_room
 
 FIRST = PATIENTS[0]
 
@@ -23,6 +23,14 @@ def test_every_cell_of_the_matrix_is_bit_identical(member: Member, sick: bool, c
     without = outcomes(cell, 0, None, sick=sick)
     having = outcomes(cell, 0, MEMBERS.index(member), sick=sick)
     assert [differences(one, other) for one, other in zip(without, having, strict=True)] == [set()] * cell.processes
+
+
+@every_kind
+def test_with_an_illness_of_its_own_it_is_bit_identical(member: Member) -> None:
+    patient = of_room(member.room)[0]
+    (having,) = run(Cell(), patient, member(), sick=True)
+    assert differences(run(Cell(), patient, sick=True)[0], having) == set()
+    assert having.diagnosed == patient.findings
 
 
 @pytest.mark.parametrize("persistent", [False, True])

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from tests.contracts.cells import digest
-from tests.helpers import KINDS, Member, every_member, every_member_slowly, fit, trainer
+from tests.helpers import KINDS, Member, every_member_slowly, every_member_slowly_but_at_work, fit, trainer
 from tests.patients import PATIENTS, LossList, Patient
 
 every_patient = pytest.mark.parametrize("patient", PATIENTS, ids=str)
@@ -62,7 +62,7 @@ def _checkpoint(path: Path, *callbacks: Any) -> Path:
     return path
 
 
-@every_member
+@every_member_slowly_but_at_work
 def test_a_checkpoint_loads_with_weights_only(member: Member, tmp_path: Path) -> None:
     diagnostic = member()
     loaded = torch.load(_checkpoint(tmp_path / "a.ckpt", diagnostic), weights_only=True)

@@ -14,7 +14,7 @@ import torch.distributed
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from tests.contracts.cells import Cell, run
+from tests.contracts.cells import CONCLUDES_ON_RANK_ZERO, Cell, run
 from tests.contracts.planting import RANK_SITES, SITES, TEMPLATES, PlantedError, own_hooks, planted
 from tests.helpers import (
     AT_WORK,
@@ -98,8 +98,7 @@ def test_strict_raises_the_fault_instead(
         _everything(faulty, _sick(member), checkpoints(member), tmp_path, **_settings(member))
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize(("member", "site"), RANK_SITES, ids=str)
+@pytest.mark.parametrize(("member", "site", "rank"), RANK_SITES)
 def test_a_fault_on_one_rank_leaves_no_rank_waiting(member: Member, site: str, rank: int) -> None:
     faulty = planted(member.kind, site, when=lambda: torch.distributed.get_rank() == rank)
     both = run(Cell(processes=2), of_room(member.room)[0], member(kind=faulty, strict=False), sick=True)
@@ -111,9 +110,32 @@ def test_a_fault_on_one_rank_leaves_no_rank_waiting(member: Member, site: str, r
     assert len(said[rank]) == reached
     assert said[1 - rank] == []
     notes = [[f["message"] for f in each.findings if f["code"] == member.kind.blind_rule.code] for each in both]
+    if member.room in CONCLUDES_ON_RANK_ZERO:
+        assert bool(both[0].diagnosed) == (rank == 1 or not reached or site in _AFTER_THE_VERDICT)
+        return
     blind = notes[0] and any("not every process" in note for note in notes[1 - rank])
     assert both[1 - rank].diagnosed or (member.room in MEASURES_WITH_ALL and blind)  # by the rank that is well, and
     assert both[0].diagnosed == both[1 - rank].diagnosed  # shown by rank zero, whichever failed
+
+
+_AFTER_THE_VERDICT = {"detach", "undecided", "room_state", "on_test_end"}
+"""Where a room that concludes when the run is over has its findings already."""
+
+
+@pytest.mark.parametrize("fault", [PlantedError, KeyboardInterrupt], ids=lambda fault: fault.__name__)
+@every_kind_at_work
+def test_a_fault_while_a_run_breaks_off_leaves_the_users_own_as_it_is(
+    member: Member, fault: type[BaseException]
+) -> None:
+    faulty, broken = planted(member.kind, "break_off"), planted(Student, "training_step", fault=fault)
+    diagnostic, module = member(kind=faulty, strict=False), broken()
+    with heard() as records, pytest.raises(SystemExit if fault is KeyboardInterrupt else fault) as raised:
+        fit(trainer(diagnostic), module)
+    if fault is PlantedError:
+        assert str(raised.value) == "planted in training_step"
+    assert faulty.raised == 1
+    assert [str(record.exc_info[1]) for record in records if record.exc_info] == ["planted in break_off"]
+    assert alive(module) == set()
 
 
 @every_kind

@@ -1,8 +1,9 @@
 """Promise 10: every number on the screen is declared by a measurement and lies on the axis of the user's own curves."""
 
 import inspect
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 from lightning_diagnostics import Finding
 from lightning_diagnostics.tensorboard import FINDINGS_TAG, Quantity, quantities
 from tests.contracts.cells import Cell
-from tests.helpers import AS_TOLD, KINDS, Member, every_kind, every_member, every_member_slowly, fit, trainer
+from tests.helpers import AS_TOLD, KINDS, MEMBERS, Member, every_kind, every_member_slowly_but_at_work, fit, trainer
 from tests.patients import PATIENTS, Patient, Student, of_room
 
 USERS = {"train_loss", "train_loss_step", "train_loss_epoch", "val_loss", "epoch", "hp_metric"}
@@ -83,6 +84,11 @@ def _missing(events: EventAccumulator, findings: list[Finding]) -> list[str]:
     return [finding.code for finding in findings if finding.code not in last]
 
 
+def _all_tags_below(folder: Path) -> set[str]:
+    """Of all event files of a run: what does not lie over steps is in a folder below its own."""
+    return {tag for file in folder.rglob("events.out.tfevents.*") for tag in _all_tags(_read(file.parent))}
+
+
 def _all_tags(events: EventAccumulator) -> set[str]:
     tags = {tag for kind in ("scalars", "tensors", "histograms", "images") for tag in events.Tags()[kind]}
     return {tag.removesuffix("/text_summary") for tag in tags}  # which TensorBoard's writers put after that of a text
@@ -106,17 +112,23 @@ class Convolutional(Student):
         return {"preds": predicted.long(), "target": large.long()}
 
 
-every_patient = pytest.mark.parametrize("patient", PATIENTS, ids=str)
-every_way = pytest.mark.parametrize(
-    "settings",
-    [{}, {"accumulate_grad_batches": 3}, {"val_check_interval": 3}],
-    ids=["plain", "accumulated", "checked"],
-)
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "accumulated": {"accumulate_grad_batches": 3},
+    "checked": {"val_check_interval": 3},
+}
+every_way = pytest.mark.parametrize("settings", WAYS.values(), ids=WAYS)
 
 
-@every_way
-@every_patient
-@every_member_slowly
+def _shown() -> Iterator[Any]:
+    """Every callback, patient and way; by default one way alone with the illnesses of others."""
+    for member, patient, way in itertools.product(MEMBERS, PATIENTS, WAYS):
+        fast = member in KINDS and (patient.room == member.room or way == "plain")
+        marks = () if fast else pytest.mark.slow
+        yield pytest.param(member, patient, WAYS[way], marks=marks, id=f"{member}-{patient}-{way}")
+
+
+@pytest.mark.parametrize(("member", "patient", "settings"), list(_shown()))
 def test_every_scalar_is_declared_and_on_the_users_axis(
     member: Member, patient: Patient, settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -127,23 +139,24 @@ def test_every_scalar_is_declared_and_on_the_users_axis(
 
 
 @every_way
-@every_member
+@every_member_slowly_but_at_work
 def test_no_step_goes_back_and_none_is_drawn_twice(member: Member, settings: dict[str, Any], tmp_path: Path) -> None:
     assert _out_of_order(_drawn(tmp_path, Student(), member(), **settings)) == set()
 
 
-@every_member
+@every_member_slowly_but_at_work
 def test_every_declared_number_is_drawn_for_some_patient(member: Member, tmp_path: Path) -> None:
     seed_everything(0, verbose=False)  # whether a noise scale can be told depends on the draws
     tags: set[str] = set()
     scaled = Cell(precision="16-mixed", accumulate=2)
     for patient in of_room(member.room):
         tags |= _all_tags(_drawn(tmp_path / str(patient), patient, member()))
+        tags |= _all_tags_below(tmp_path / str(patient))
         # What only a gradient scaler, accumulation, images or half-precision weights have.
         tags |= _all_tags(_drawn(tmp_path / f"{patient} scaled", patient, member(), **scaled.settings()))
     images = {"precision": "bf16-true", "accumulate_grad_batches": 2, "max_epochs": 4}
     # What only the most thorough way draws, and what it draws of its acting and of other callbacks.
-    most = member(**{**(member.kind.presets["thorough"] or {}), **AS_TOLD.get(member.name, {})})
+    most = member(**{**(member.kind.presets.get("thorough") or {}), **AS_TOLD.get(member.name, {})})
     beside = [make() for make in BESIDE.get(member.room, ())]
     tags |= _all_tags(_drawn(tmp_path / "images", Convolutional(), *beside, most, default_root_dir=tmp_path, **images))
     assert _never_drawn(member, tags) == set()
@@ -154,7 +167,7 @@ BESIDE: dict[str, list[Callable[[], Callback]]] = {
 }
 """Callbacks of Lightning's whose results a room draws."""
 
-FAMILIES = {"generalization_gap": "gap"}
+FAMILIES = {"expected_performance": "evp", "generalization_gap": "gap"}
 """How tags begin, by room, where not with its name: with what users write, as in ``monitor="gap/val_loss"``."""
 
 
@@ -167,7 +180,7 @@ def test_every_declared_number_says_what_it_is(member: Member) -> None:
         assert ALLOWED.fullmatch(re.sub(r"\{\w+\}", "place", quantity.tag))
 
 
-@every_member
+@every_member_slowly_but_at_work
 def test_the_findings_stand_in_the_text_tab(member: Member, tmp_path: Path) -> None:
     patient, diagnostic = of_room(member.room)[0], member()
     events = _drawn(tmp_path, patient, diagnostic)

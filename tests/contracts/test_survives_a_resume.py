@@ -12,7 +12,17 @@ from torch import Tensor
 
 from tests.contracts.cells import Cell, Outcome, Recorder
 from tests.contracts.planting import SITES, planted
-from tests.helpers import AT_WORK, KINDS, MEMBERS, Member, diagnosed, every_kind_at_work, every_member, fit, trainer
+from tests.helpers import (
+    AT_WORK,
+    KINDS,
+    MEMBERS,
+    Member,
+    diagnosed,
+    every_kind_at_work,
+    every_member_slowly_but_at_work,
+    fit,
+    trainer,
+)
 from tests.patients import BATCHES, PATIENTS, Diagnosed, LossList, Patient, Student, loader, of_room
 
 
@@ -29,6 +39,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
 ]
+
+every_site = pytest.mark.parametrize(
+    ("member", "site"),
+    [
+        pytest.param(*site, marks=pytest.mark.slow if site[0].acts else (), id="-".join(map(str, site)))
+        for site in SITES
+    ],
+)
+"""Every place for a fault; those of callbacks that act at the slow level."""
 
 LATE = Patient("graph_leak", LateLossList, frozenset({("MEM101", "model.losses", 10)}))
 
@@ -64,10 +83,11 @@ WAYS = {
 
 
 def _resumes() -> Iterator[Any]:
-    """Every callback, patient and way; by default one way alone where the callback does not know the illness."""
+    """Every callback, patient and way: by default all ways for one illness that it knows, the hardest for others."""
     for member, patient, way, after_fit in itertools.product(MEMBERS, [*PATIENTS, LATE], WAYS, (False, True)):
-        own = patient.room == member.room
-        slow = member not in AT_WORK or not (own or (way == "twice before a verdict" and not after_fit))
+        own, hardest = patient.room == member.room, way == "twice before a verdict"
+        first = own and patient is of_room(member.room)[0]
+        slow = member not in AT_WORK or not (first or (hardest and (own or not after_fit)))
         saved = "save_checkpoint after fit" if after_fit else "ModelCheckpoint"
         marks = pytest.mark.slow if slow else ()
         yield pytest.param(member, patient, *WAYS[way], after_fit, marks=marks, id=f"{member}-{patient}-{way}-{saved}")
@@ -103,7 +123,7 @@ def test_with_two_processes_a_resumed_run_is_diagnosed_as_an_unbroken_one(member
     assert unbroken[0].diagnosed == of_room(member.room)[0].findings
 
 
-@every_member
+@every_member_slowly_but_at_work
 def test_a_checkpoint_from_the_middle_of_an_epoch_can_be_resumed(member: Member, tmp_path: Path) -> None:
     saving: dict[str, Any] = {"filename": "{step}", "every_n_train_steps": 3, "save_top_k": -1}
     fit(trainer(member(), ModelCheckpoint(tmp_path, **saving), enable_checkpointing=True), LossList(sick=True))
@@ -124,7 +144,7 @@ def test_a_checkpoint_goes_with_and_without_the_callback(member: Member, tmp_pat
     assert fit(trainer(member(), max_epochs=3), Student(), ckpt_path=second).current_epoch == 3
 
 
-@pytest.mark.parametrize(("member", "site"), SITES, ids=str)
+@every_site
 def test_a_checkpoint_of_a_run_with_a_fault_is_resumed_by_a_sound_callback(
     member: Member, site: str, tmp_path: Path
 ) -> None:
