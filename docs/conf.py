@@ -119,7 +119,9 @@ def versions_table() -> str:
     settings = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pinned = re.findall(r"^([\w.-]+)==(\S+)$", (HERE.parent / "constraints.txt").read_text("utf-8"), re.MULTILINE)
     pins = {name.lower(): version for name, version in pinned}
-    extras = [each for extra in ("cli", "examples", "loggers") for each in settings["optional-dependencies"][extra]]
+    names = ("cli", "plots", "optuna", "ray", "examples", "loggers")
+    extras = [each for name in names for each in settings["optional-dependencies"][name]]
+    extras = [each for each in extras if not each.startswith("lightning-diagnostics")]  # these it has of the others
     rows = []
     for requirement in [*settings["dependencies"], *extras]:
         name, asked = re.fullmatch(r"([\w-]+)(?:\[\w+\])?(.*)", requirement).groups()
