@@ -197,7 +197,7 @@ def from_ray(
     name = ""
     if isinstance(results, str | os.PathLike):
         try:
-            from ray.tune import ExperimentAnalysis, ResultGrid
+            from ray.tune import ExperimentAnalysis, ResultGrid  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError:
             raise ImportError("a folder of Ray Tune needs Ray: pip install 'ray[tune]'") from None
         folder = os.path.abspath(results) if "://" not in os.fspath(results) else os.fspath(results)
