@@ -1,5 +1,6 @@
 """Settings of the whole test run."""
 
+import gc
 import os
 import signal
 import sys
@@ -10,6 +11,12 @@ import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 torch.set_num_threads(1)  # the networks are tiny, and a process that forks must not have started a thread pool
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector passes over a million objects of the collection, which stay as long as the process."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

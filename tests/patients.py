@@ -279,7 +279,7 @@ Diagnosed = tuple[str, str | None, int]
 """Code, place and first step of a finding."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is itself, whatever its settings hold
 class Patient:
     """An illness, whom it concerns, and what is to be found.
 

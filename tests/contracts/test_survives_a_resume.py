@@ -1,5 +1,6 @@
 """Promise 7: a resumed run is diagnosed as an unbroken one, and no checkpoint is harmed."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,10 +53,11 @@ every_site = pytest.mark.parametrize(
 LATE = Patient("graph_leak", LateLossList, frozenset({("MEM101", "model.losses", 10)}))
 
 
-def _unbroken(member: Member, patient: Patient, batches: int, epochs: int) -> set[Diagnosed]:
+@functools.cache
+def _unbroken(member: Member, patient: Patient, batches: int, epochs: int) -> frozenset[Diagnosed]:
     diagnostic = member()
     fit(trainer(diagnostic, max_epochs=epochs, **patient.settings), patient.make(sick=True), batches=batches)
-    return diagnosed(diagnostic.findings)
+    return frozenset(diagnosed(diagnostic.findings))
 
 
 def _resumed(

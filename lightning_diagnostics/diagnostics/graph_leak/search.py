@@ -39,6 +39,7 @@ _LIBRARIES = (
     *("torch.optim", "torch._C", "torch.cuda", "torch.distributed", "torch.amp", "torch.autograd", "builtins"),
     *("lightning", "lightning_fabric", "pytorch_lightning", "lightning_diagnostics", "tensorboard", "tensorboardX"),
     *("logging", "threading", "multiprocessing", "concurrent", "asyncio", "weakref", "numpy", "pandas", "matplotlib"),
+    *("pytest", "_pytest"),
 )
 
 
@@ -316,7 +317,7 @@ def _of_object(spot: Spot, value: Any) -> Iterator[tuple[Spot, Any]]:
         attributes = {}
     if isinstance(attributes, dict):
         for name, item in list(attributes.items()):
-            if isinstance(name, str):
+            if isinstance(name, str) and not issubclass(type(item), _ATOMS):
                 yield spot.attribute(name, owner=type(value)), item
     for parent in type(value).__mro__:
         for name, slot in list(vars(parent).items()):

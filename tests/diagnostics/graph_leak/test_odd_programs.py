@@ -233,6 +233,15 @@ def test_a_search_beside_ten_million_numbers_copies_none_of_them() -> None:
     assert peak < 20e6
 
 
+def test_the_cases_that_pytest_keeps_on_a_test_are_not_opened() -> None:
+    @pytest.mark.parametrize("case", [[number] for number in range(1_000)])
+    def test(case: list[int]) -> None: ...
+
+    opened: dict[tuple[str, ...], object] = {}
+    assert list(search.search({"test": test}, opened)) == []
+    assert 1 < len(opened) < 10
+
+
 def test_a_large_graph_kept_between_looks_is_weighed_without_a_mark_in_reach() -> None:
     class Deep(Classifier):
         def __init__(self) -> None:
