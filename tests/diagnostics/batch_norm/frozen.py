@@ -6,13 +6,8 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    BaseFinetuning,
-    EMAWeightAveraging,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
+from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
@@ -264,6 +259,23 @@ def _averaging(label: str, callback: Callable[[], Callback], epochs: int = 6, op
     )
 
 
+def _by_lightning() -> tuple[Program, ...]:
+    """Weights averaged by the callbacks for it, which Lightning older than 2.6 has not, or not both of them."""
+    if not hasattr(callbacks, "EMAWeightAveraging"):
+        return ()
+    average, moving = callbacks.WeightAveraging, callbacks.EMAWeightAveraging
+    return (
+        _averaging("weight_averaging", average),
+        _averaging("weight_averaging_own_buffers", partial(average, use_buffers=False)),
+        _averaging("ema_0.95", partial(moving, decay=0.95)),
+        _averaging("ema_0.95_own_buffers", partial(moving, decay=0.95, use_buffers=False)),
+        _averaging("ema_0.99", partial(moving, decay=0.99), 10),
+        _averaging("ema_0.99_own_buffers", partial(moving, decay=0.99, use_buffers=False), 10),
+        _averaging("ema_0.99_from_later_on", partial(moving, decay=0.99, update_starting_at_epoch=2), 8),
+        _averaging("ema_0.9_sgd_0.5", partial(moving, decay=0.9), 6, FAST),
+    )
+
+
 PROGRAMS = (
     Program(EvalFromTheStart, images(), 4, 0.6),
     Program(partial(EvalFromTheStart, image=False), digits(), 4, 0.6, "EvalFromTheStartDense"),
@@ -277,14 +289,7 @@ PROGRAMS = (
     Program(Backbone, images(), 5, 0.6, "finetuning_train_bn", callbacks=lambda: [Thaw(train_bn=True)]),
     Program(Backbone, images(), 5, 0.6, "finetuning_no_bn", callbacks=lambda: [Thaw(train_bn=False)]),
     _averaging("stochastic_averaging", partial(StochasticWeightAveraging, swa_lrs=0.05, swa_epoch_start=0.5), 8),
-    _averaging("weight_averaging", WeightAveraging),
-    _averaging("weight_averaging_own_buffers", partial(WeightAveraging, use_buffers=False)),
-    _averaging("ema_0.95", partial(EMAWeightAveraging, decay=0.95)),
-    _averaging("ema_0.95_own_buffers", partial(EMAWeightAveraging, decay=0.95, use_buffers=False)),
-    _averaging("ema_0.99", partial(EMAWeightAveraging, decay=0.99), 10),
-    _averaging("ema_0.99_own_buffers", partial(EMAWeightAveraging, decay=0.99, use_buffers=False), 10),
-    _averaging("ema_0.99_from_later_on", partial(EMAWeightAveraging, decay=0.99, update_starting_at_epoch=2), 8),
-    _averaging("ema_0.9_sgd_0.5", partial(EMAWeightAveraging, decay=0.9), 6, FAST),
+    *_by_lightning(),
     _averaging("swapped_by_hand", Swapped),
     Program(Averaged, images(32), 6, 0.85),
     Program(partial(Averaged, use_buffers=True), images(32), 6, 0.85, "AveragedBuffers"),

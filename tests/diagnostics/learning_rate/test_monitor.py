@@ -24,6 +24,7 @@ from tests.diagnostics.learning_rate.models import (
     restart,
     scaler,
     schedule,
+    times,
     train,
 )
 from tests.diagnostics.learning_rate.test_start_cooldown import Ask
@@ -213,9 +214,10 @@ def test_the_range_test_finds_what_it_finds_without_the_callback(first: bool, tm
     assert found(one) == found(other)
     assert len(found(one)[0]) == 20
     assert ours.lr == plain.lr == found(one)[2]
-    assert plain.used[-TOTAL:] == [(step, plain.lr) for step in range(TOTAL)]
-    assert ours.used[:-TOTAL] == plain.used[:-TOTAL]
-    assert ours.used[-TOTAL:] == [(step, plain.lr * factor(step, TOTAL)) for step in range(TOTAL)]
+    made = plain.used[20:]  # an older Lightning (2.5.0) makes fewer steps after the test, and at the rate from before
+    assert made in ([(step, plain.lr) for step in range(TOTAL)], [(step, 0.1) for step in range(TOTAL - BATCHES)])
+    assert ours.used[:20] == plain.used[:20]
+    assert ours.used[20:] == times(made, len(made))
 
 
 @either_way

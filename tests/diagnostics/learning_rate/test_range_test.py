@@ -1,5 +1,6 @@
 """The result of Lightning's own range test, read back from TensorBoard."""
 
+import copy
 import io
 import math
 import sys
@@ -59,12 +60,24 @@ def texts(events: EventAccumulator, tag: str) -> list[str]:
 
 
 def fitted(board: Any, finder: LearningRateFinder, module: Tuned | None = None, **arguments: Any) -> Any:
+    """Train with a range test at the start; gives the Trainer."""
     ours = WarmupCooldownScheduler(strict=True, **{**WarmupCooldownScheduler.only_watching, **arguments})
     run = trainer(ours, finder, logger=board, max_epochs=SIZE.epochs)
-    run.fit(module or Tuned(), rows(SIZE))
-    assert run.global_step == 80
+    module = module or Tuned()
+    expected = steps_without_ours(copy.deepcopy(finder), copy.deepcopy(module))
+    run.fit(module, rows(SIZE))
+    assert run.global_step == expected
     assert accusations(ours) == []
-    return ours
+    return run
+
+
+def steps_without_ours(finder: LearningRateFinder, module: Tuned) -> int:
+    """How long the run is: 80 steps, but an older Lightning (2.5.0) goes on in the epoch where the test ended."""
+    run = trainer(finder, logger=False, max_epochs=SIZE.epochs)
+    with torch.random.fork_rng():
+        run.fit(module, rows(SIZE))
+    assert 40 < run.global_step <= 80
+    return run.global_step
 
 
 @pytest.mark.parametrize("arguments", [{}, {"warmup": 10, "cooldown": 0.2}], ids=["watching", "acting"])
@@ -126,13 +139,13 @@ class Twice(LearningRateFinder):
 
 def test_each_test_is_drawn_once(tmp_path: Path) -> None:
     board = TensorBoardLogger(tmp_path)
-    fitted(board, Twice(num_training_steps=20))
+    run = fitted(board, Twice(num_training_steps=20))
     summaries = texts(read(board.log_dir), f"{PREFIX}/summary/text_summary")
     assert [text.partition(": ")[0].partition(", from")[0] for text in summaries] == [
         "Range test over 20 steps",
         "Range test over 18 steps",
     ]
-    assert ["seen at step 0" in summaries[0], "seen at step 80" in summaries[1]] == [True, True]
+    assert ["seen at step 0:" in summaries[0], f"seen at step {run.global_step}:" in summaries[1]] == [True, True]
 
 
 def test_the_result_of_the_tuner_is_drawn_too(tmp_path: Path) -> None:
