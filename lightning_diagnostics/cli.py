@@ -153,7 +153,11 @@ def tuning_curve(
         options |= {"failed": showing.policy(failed), "min_trials": min_trials}
         curves, comparison = showing.curves(showing.places(folders, sweeps), **options)
         if tensorboard is not None:
-            showing.write(curves, tensorboard)
+            try:
+                showing.write(curves, tensorboard)
+            except OSError as error:
+                why = error.strerror or error
+                raise type(error)(f"--tensorboard {tensorboard!r} cannot be written ({why})") from None
         if form == "png":
             _put_bytes(showing.png(curves), output)
         else:

@@ -80,13 +80,13 @@ def write_layout(folder: str, categories: Mapping[str, Mapping[str, Chart]]) -> 
     the last is told by the names of the files. Those of a ``SummaryWriter`` end in a plain number, by which of two that
     were written within a second the tenth comes before the ninth; so the file is given a name here.
     """
-    from tensorboard.compat import tf  # the part of it that TensorBoard brings along
     from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
     from tensorboard.compat.proto.summary_pb2 import (
         Summary,  # pyright: ignore[reportAttributeAccessIssue]
         SummaryMetadata,  # pyright: ignore[reportAttributeAccessIssue]
     )
     from tensorboard.compat.proto.tensor_pb2 import TensorProto  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.compat.tensorflow_stub.io import gfile  # an installed TensorFlow knows fewer places
     from tensorboard.plugins.custom_scalar import layout_pb2
     from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -108,7 +108,7 @@ def write_layout(folder: str, categories: Mapping[str, Mapping[str, Chart]]) -> 
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="custom_scalars"))
     tensor = TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()])
     record = Summary.Value(tag="custom_scalars__config__", tensor=tensor, metadata=metadata)
-    now, gfile = time.time_ns(), cast(Any, tf).io.gfile
+    now = time.time_ns()
     gfile.makedirs(folder)
     with gfile.GFile(f"{folder}/events.out.tfevents.{now // 10**9:010d}.{now:020d}.layout", "wb") as file:
         events = RecordWriter(file)

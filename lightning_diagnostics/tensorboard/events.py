@@ -60,15 +60,15 @@ def write_run(folder: str, points: Iterable[tuple[int, float, Mapping[str, Drawa
     Raises:
         OSError: if it cannot be written.
     """
-    from tensorboard.compat import tf  # the part of it that TensorBoard brings along
     from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.compat.tensorflow_stub.io import gfile  # an installed TensorFlow knows fewer places
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     try:
         folder.encode()
     except UnicodeEncodeError:
         raise OSError(f"TensorBoard writes into no folder whose name is not UTF-8: {folder!a}") from None
-    now, gfile = time.time_ns(), cast(Any, tf).io.gfile
+    now = time.time_ns()
     gfile.makedirs(folder)
     before = [name for name in gfile.listdir(folder) if name.endswith(_REPLACED)]
     with gfile.GFile(f"{folder}/events.out.tfevents.{now // 10**9:010d}.{now:020d}{_RUN}", "wb") as file:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from lightning_diagnostics.callback import At, DiagnosticCallback, OnFinding, whole_number
 from lightning_diagnostics.callback import trainer as insides
 from lightning_diagnostics.callback.arguments import ConfigurationError, one_of
+from lightning_diagnostics.callback.directions import direction
 from lightning_diagnostics.callback.namespaces import LightningModule, Trainer
 from lightning_diagnostics.diagnostics.expected_performance import drawing, facts, records, sweeps
 from lightning_diagnostics.diagnostics.expected_performance.batches import Batches
@@ -34,6 +35,7 @@ _READING = 60.0  # seconds that the end of a run may wait for the records of the
 _HASTE = 5.0  # the same where somebody waits for the end
 _HASTY = (KeyboardInterrupt, SystemExit)
 _TOLD_TO_END = ("SIGTERMException",)
+_BEST = {"min": "the lowest", "max": "the highest"}
 _PRUNED = ("TrialPruned", "KeyboardInterrupt")  # stopped by the judgement of the search, or of a person
 
 
@@ -217,9 +219,12 @@ class ExpectedValidationPerformance(DiagnosticCallback):
     @override
     def watching(self, trainer: Trainer, pl_module: LightningModule) -> str:
         if self._recording is None or not self._recording.is_on:
-            return "no score of this run is recorded: blind"
+            return "no score of this run, which is not recorded: blind"
         sweep = f"sweep {self._sweep.name}" if self._sweep.name else "its folder"
-        return f"the best {self._recording.trial.metric} of this run, a trial of {sweep}"
+        trial = self._recording.trial
+        by_name = direction(trial.metric, told={}, watched={})
+        doubt = f" (by its name {_BEST[by_name]} would be best)" if by_name and by_name != trial.mode else ""
+        return f"{_BEST[trial.mode]} {trial.metric} of this run{doubt}, a trial of {sweep}"
 
     @override
     def attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -398,7 +403,11 @@ class ExpectedValidationPerformance(DiagnosticCallback):
         if self._unlogged is not None:
             self.close(self._unlogged, step=insides.log_step(trainer))
             self._unlogged = None
-        samples = facts.validation_samples(trainer) if validation else recording.trial.validation_samples
+        samples = (
+            facts.validation_samples(trainer, recording.trial.metric)
+            if validation
+            else recording.trial.validation_samples
+        )
         step = insides.log_step(trainer) if validation else insides.epoch_end_step(trainer)
         self._store(trainer, lambda: recording.read(float(value), step, samples=samples, batches=self._batches))
 

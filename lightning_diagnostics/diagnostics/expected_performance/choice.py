@@ -52,7 +52,7 @@ def choose(trainer: Trainer, module: LightningModule, monitor: str | None, mode:
     if chosen is None:
         raise ConfigurationError(
             f"mode=None: whether {monitor!r} shall be large or small is not known from its name or from a callback "
-            "that watches it; allowed are 'min' and 'max'"
+            f"that watches it; allowed are 'min' and 'max'{_choices(_logged(module), 'validation logs')}"
         )
     return Choice(monitor, chosen)
 
@@ -80,6 +80,6 @@ def _logged(module: LightningModule) -> list[str]:
     return list(found)
 
 
-def _choices(names: Iterable[str] | Mapping[str, Any]) -> str:
+def _choices(names: Iterable[str] | Mapping[str, Any], what: str = "there are") -> str:
     words = ", ".join(map(repr, names))
-    return f" (there are {words})" if words else ""
+    return f" ({what} {words})" if words else ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning_diagnostics.diagnostics.expected_performance.curve import TuningCurve, support
-from lightning_diagnostics.diagnostics.expected_performance.report import printable, time
+from lightning_diagnostics.diagnostics.expected_performance.report import many, printable, time
 
 _MOST_BUDGETS = 1000
 
@@ -37,6 +37,8 @@ class Comparison:
         other: The second.
         trials: Where the bands lie apart, by number of trials.
         most_trials: The largest number of trials that both have.
+        known_trials: The largest number at which a band could lie above the other; beyond it nothing bounds how good
+            the best of either may be.
         hours: Where they lie apart, by device-hours; None if one does not tell its time.
         most_hours: The largest budget in device-hours that both have.
         confidence: With which both bands hold: the product, since sweeps are independent of one another.
@@ -46,6 +48,7 @@ class Comparison:
     other: TuningCurve
     trials: tuple[Lead, ...]
     most_trials: int
+    known_trials: int
     hours: tuple[Lead, ...] | None
     most_hours: float | None
     confidence: float
@@ -55,6 +58,10 @@ class Comparison:
         if self.hours is not None and self.most_hours is not None:
             least = max(self.one.hours_per_trial or 0.0, self.other.hours_per_trial or 0.0)
             lines.append(_words(self.hours, least, self.most_hours, _device_time, self))
+        if self.known_trials < self.most_trials:
+            where = f"Beyond n = {self.known_trials}" if self.known_trials else "At no n"
+            can = "nothing" if self.known_trials else "anything"
+            lines.append(f"({where} {can} can be said: so few trials do not bound how good the best of n may be.)")
         lines.append(f"(Both bands, by trials, hold at once in at least {self.confidence:.0%} of such sweeps.)")
         return "\n".join(map(printable, lines))
 
@@ -64,6 +71,7 @@ class Comparison:
             "words": str(self),
             "by_trials": [vars(lead) for lead in self.trials],
             "most_trials": self.most_trials,
+            "known_trials": self.known_trials,
             "by_hours": None if self.hours is None else [vars(lead) for lead in self.hours],
             "most_hours": self.most_hours,
             "confidence": self.confidence,
@@ -85,7 +93,8 @@ def compare(one: TuningCurve, other: TuningCurve) -> Comparison:
     for each in (one, other):
         if not each.is_enough:
             raise ValueError(
-                f"{each.name!r} has {len(each.scores)} scores: allowed is {each.min_trials} or more (min_trials)"
+                f"{each.name!r} has {many(len(each.scores), 'score')}: "
+                f"allowed is {each.min_trials} or more (min_trials)"
             )
 
     ranges = {support(each.metric, each.scores): each for each in (one, other)}
@@ -109,7 +118,8 @@ def compare(one: TuningCurve, other: TuningCurve) -> Comparison:
         both = [(hour, int(hour / a * (1 + 1e-9)), int(hour / b * (1 + 1e-9))) for hour in steps if hour >= max(a, b)]
         stride = math.ceil(len(both) / _MOST_BUDGETS) or 1
         hours = _leads(one, other, both[::stride] + both[-1:]) if both else ()
-    return Comparison(one, other, trials, most, hours, most_hours, one.confidence * other.confidence)
+    known = max((n for n in budgets if _may_lead(one, other, n) or _may_lead(other, one, n)), default=0)
+    return Comparison(one, other, trials, most, known, hours, most_hours, one.confidence * other.confidence)
 
 
 def _leads(one: TuningCurve, other: TuningCurve, budgets: Sequence[tuple[float, int, int]]) -> tuple[Lead, ...]:
@@ -138,6 +148,11 @@ def _ahead(one: TuningCurve, n: int, other: TuningCurve, m: int) -> str | None:
     if _worst(one, n) > _best(other, m):
         return one.name
     return other.name if _worst(other, m) > _best(one, n) else None
+
+
+def _may_lead(one: TuningCurve, other: TuningCurve, n: int) -> bool:
+    """Whether the band of one can lie above that of the other: both have an end where they would part."""
+    return math.isfinite(_worst(one, n)) and math.isfinite(_best(other, n))
 
 
 def _worst(curve: TuningCurve, n: int) -> float:
@@ -178,6 +193,8 @@ def _words(
         start = f"from {unit(last.first)} on (to {unit(most)})"
         return f"{budget} {last.winner} beats {last.loser} {start}; the bands overlap until then."
     ranges = "; ".join(
-        f"{lead.winner} beats {lead.loser} from {unit(lead.first)} to {unit(lead.last)}" for lead in leads
+        f"{lead.winner} beats {lead.loser} "
+        + (f"from {unit(lead.first)} to {unit(lead.last)}" if lead.first < lead.last else f"at {unit(lead.first)}")
+        for lead in leads
     )
     return f"{budget} {ranges}; elsewhere up to {unit(most)} the bands overlap."

@@ -28,6 +28,7 @@ Failed = Literal["worst", "drop"] | float
 SILENCE = 1800.0
 """Seconds without a sign of life after which a run of another machine is taken for lost."""
 
+_ROUNDING = 1e-6  # of a share in single precision
 _LEAST_GRID = 6  # draws from so many combinations are all different with a chance of 6! / 6**6, one in sixty
 
 _SHARES = frozenset(
@@ -298,8 +299,9 @@ def support(metric: str, scores: Sequence[float]) -> tuple[float, float]:
         return -math.inf, math.inf
     if words & _LOSSES or any(word.endswith("loss") for word in words):
         return 0.0, math.inf
-    if (words & _SHARES and largest <= 1) or (words & _PERCENT and largest <= 100):
-        return 0.0, 1.0 if largest <= 1 else 100.0
+    for most, kinds in ((1.0, _SHARES | _PERCENT), (100.0, _PERCENT)):
+        if words & kinds and largest <= most * (1 + _ROUNDING):
+            return 0.0, max(most, largest)
     return -math.inf, math.inf
 
 

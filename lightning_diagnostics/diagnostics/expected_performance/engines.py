@@ -31,7 +31,8 @@ def from_folder(
     """The tuning curve of the runs below a folder that `ExpectedValidationPerformance` has recorded.
 
     Args:
-        folder: Where they are, at any depth; an address such as ``s3://...``, too.
+        folder: Where they are, up to nine folders down, but in none that is called ``checkpoints`` or begins with a
+            dot; an address such as ``s3://...``, too.
         metric: What the scores are of; may be left out if all runs have the same.
         mode: ``"min"`` or ``"max"``; may be left out if all runs have the same.
         sweep: Which sweep, if there are several; the empty text stands for the runs of none.
@@ -42,9 +43,12 @@ def from_folder(
 
     Raises:
         OSError: if there is no such folder, or it cannot be read.
+        TypeError: if it is no path.
         ValueError: if there is no record, if there are several metrics, modes or sweeps to choose from, or an argument
             is not allowed.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"folder={folder!r}: expected a path")
     root = os.fspath(folder)
     records = read(root)
     trials = records.trials
@@ -73,7 +77,9 @@ def _one(
 ) -> tuple[Trial, ...]:
     """The trials that have one value of something: the one that is asked for, or the only one that there is."""
     counts = Counter(map(of, trials))
-    there = ", ".join(f"{value!r} ({number})" for value, number in sorted(counts.items()))
+    there = ", ".join(
+        f"{value!r} ({'no sweep: ' if not value else ''}{number})" for value, number in sorted(counts.items())
+    )
     if asked is None and len(counts) > 1:
         raise ValueError(f"the runs below {root!r} have more than one {what}: allowed is {what}= one of {there}")
     if asked is not None and asked not in counts:

@@ -37,11 +37,16 @@ def training_samples(trainer: Trainer) -> int | None:
     return sum(counts) if counts else None
 
 
-def validation_samples(trainer: Trainer) -> int | None:
-    """Samples of the validation that is running; None if the loaders do not say."""
-    loaders = insides.validation_loaders(trainer)
+def validation_samples(trainer: Trainer, metric: str) -> int | None:
+    """Samples behind a metric of the validation that is running; None if the loaders do not say.
+
+    With several loaders these are those of the metric's own, as its name says, else of all.
+    """
+    own = metric.rpartition("/dataloader_idx_")[2]
     counts: list[int] = []
-    for index, loader in enumerate(loaders or ()):
+    for index, loader in enumerate(insides.validation_loaders(trainer) or ()):
+        if own.isdecimal() and metric != own and index != int(own):
+            continue
         batches = insides.evaluation_batches(trainer, index)
         read = None if batches is None else insides.samples_read(trainer, index, batches)
         if read is None:

@@ -35,7 +35,7 @@ class Recording:
         """Go on with the record of a checkpoint, if it is that of this very trial.
 
         Many trials may start from one checkpoint: these have other hyperparameters, another seed, or another place in
-        the sweep, and are trials of their own.
+        the sweep, and are trials of their own. Those that are alike in all of that are told apart when they are read.
         """
         try:
             before = Trial.from_dict(plain)
@@ -44,7 +44,7 @@ class Recording:
         if any(getattr(before, name) != value for name, value in identity.items()):
             return
         own, self._carried = self.trial, before.seconds
-        self.trial = replace(before, status="running", reason="")
+        self.trial = replace(before, status="running", reason="", resumed_step=before.last_step or 0)
         if self.is_on:  # it has begun as another
             now = {name: getattr(own, name) for name in ("sweep_from", "search", "devices")}
             self.trial = replace(self.trial, **now, **alive.here())
@@ -80,7 +80,7 @@ class Recording:
             samples: Behind the value.
             batches: What is known of its parts.
         """
-        self.trial = replace(self.trial, readings=self.trial.readings + 1)
+        self.trial = replace(self.trial, readings=self.trial.readings + 1, last_step=step)
         if self.trial.better(value):
             means, sizes = ([], []) if batches is None else batches.read()
             more = {"validation_samples": samples, "batch_means": means, "batch_sizes": sizes}

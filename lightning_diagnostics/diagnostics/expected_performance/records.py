@@ -18,7 +18,7 @@ FOLDER = "expected_performance"
 """The folder within a run's own that holds its record."""
 
 _DEPTH = 8  # how far below a folder records are looked for: DATE/TIME/JOB/lightning_logs/version_3 and the like
-_NOT_RUNS = {"checkpoints", "hparams", "wandb", "mlruns", "node_modules", "__pycache__"}
+_NOT_RUNS = {"checkpoints", "node_modules", "__pycache__"}  # and what begins with a dot
 _MANY = 100  # files from which on several are read at a time
 _READERS = 8  # a file of a network file system takes milliseconds, most of them waiting
 
@@ -82,7 +82,8 @@ class Records:
 def read(root: str, *, within: float = math.inf) -> Records:
     """The records of all runs below a folder; runs may go on meanwhile.
 
-    Of a run that was resumed in another folder the record that was written last is taken.
+    Of a run that was resumed in another folder the record that was written last is taken; runs that have departed from
+    one checkpoint are trials of their own (`Trial.goes_on_with`).
 
     Args:
         root: The folder; an address such as ``s3://...``, too.
@@ -94,7 +95,7 @@ def read(root: str, *, within: float = math.inf) -> Records:
     """
     end = time.monotonic() + within
     files, names = _files(root, end)
-    newest: dict[str, Trial] = {}
+    parts: dict[str, list[Trial]] = {}
     unreadable: dict[str, str] = {}
     read = 0
     for name, content in zip(names, _contents(files, names), strict=True):
@@ -108,12 +109,22 @@ def read(root: str, *, within: float = math.inf) -> Records:
         except (ValueError, RecursionError) as error:
             unreadable[name] = str(error)
             continue
-        if trial.run_id not in newest or newest[trial.run_id].beat <= trial.beat:
-            newest[trial.run_id] = trial
-    crowds = Counter(trial.folder for trial in newest.values())
-    every = (replace(trial, is_crowded=True) if crowds[trial.folder] > 1 else trial for trial in newest.values())
+        parts.setdefault(trial.run_id, []).append(trial)
+    trials = [trial for each in parts.values() for trial in _trials_of(each)]
+    crowds = Counter(trial.folder for trial in trials)
+    every = (replace(trial, is_crowded=True) if crowds[trial.folder] > 1 else trial for trial in trials)
     found = sorted(every, key=lambda each: (each.started, each.run_id))
     return Records(tuple(found), unreadable, read == len(names) and time.monotonic() <= end)
+
+
+def _trials_of(records: list[Trial]) -> list[Trial]:
+    """The trials that the records of one run are of: one, unless several runs have departed from its checkpoint."""
+    trials: list[Trial] = []
+    for record in sorted(records, key=lambda each: each.beat):
+        trials = [each for each in trials if not record.goes_on_with(each)]
+        trials.append(record)
+    first, *others = trials
+    return [first, *(replace(each, run_id=f"{each.run_id}-{index}") for index, each in enumerate(others, 1))]
 
 
 def _files(root: str, end: float) -> tuple[Any, list[str]]:

@@ -16,6 +16,8 @@ VERSION = 1
 _ALL_ROWS = 20  # so many n are all listed
 _LISTED = 20  # of so many trials the scores are listed where there is no curve
 _NAMED = 5  # how many hyperparameters a line names
+_LETTERS = 30  # of the value of each
+_ALIKE = 1.2  # times as many validation samples: the parts of a cross-validation differ by less
 
 
 def text(curve: "TuningCurve") -> str:
@@ -81,38 +83,39 @@ def _record(trial: Trial) -> dict[str, Any]:
 def headline(curve: "TuningCurve") -> str:
     """What a curve comes to, in a line."""
     name = f"Sweep {curve.name}: " if curve.name else ""
-    counts = f"{_many(len(curve.trials), 'trial')}, {curve.metric} ({curve.mode})"
+    counts = f"{many(len(curve.trials), 'trial')}, {curve.metric} ({curve.mode})"
     best = curve.best
     if best is None or best.score is None:
-        return f"{name}{counts}, no score yet."
-    worth = ""
+        return f"{name}{counts}, no score."
+    by, worth = f"trial {best.number}" if best.number else best.name, ""
     if curve.is_enough:
         n = len(curve.mean)
         worth = f"; the expected best of {n} is {curve.mean[n - 1]:.6g}, that of one trial {curve.mean[0]:.6g}"
-    return f"{name}{counts}, best {best.score:.6g} ({best.name}){worth}."
+    return f"{name}{counts}, best {best.score:.6g} ({by}){worth}."
 
 
 def remarks(curve: "TuningCurve") -> list[str]:
     """What has to be known to read a curve."""
     lines: list[str] = []
     if curve.unreadable:
-        records = _many(len(curve.unreadable), "record")
+        records = many(len(curve.unreadable), "record")
         lines.append(f"Left out since they cannot be read: {records}, e.g. {curve.unreadable[0]}.")
     if curve.n_failed:
-        lines.append(f"{_many(curve.n_failed, 'trial')} failed ({reasons(curve.failures)}): {_policy(curve)}.")
+        policy = _policy(curve) if curve.is_enough else "no scores of their own"
+        lines.append(f"{many(curve.n_failed, 'trial')} failed ({reasons(curve.failures)}): {policy}.")
     if curve.n_pruned:
-        lines.append(f"{_many(curve.n_pruned, 'trial')} pruned, which do not count (their time does).")
+        lines.append(f"{many(curve.n_pruned, 'trial')} pruned: not counted, but for the time spent.")
     if curve.n_running:
-        lines.append(f"{_many(curve.n_running, 'trial')} still running, which do not count.")
+        lines.append(f"{many(curve.n_running, 'trial')} still running: not counted.")
     if curve.n_lost:
-        lines.append(f"{_many(curve.n_lost, 'trial')} lost: stopped without a word.")
+        lines.append(f"{many(curve.n_lost, 'trial')} lost: stopped without a word.")
     if curve.n_unscored:
-        lines.append(f"{_many(curve.n_unscored, 'trial')} ended without a value of {curve.metric}, and do not count.")
+        lines.append(f"{many(curve.n_unscored, 'trial')} ended without a value of {curve.metric}: not counted.")
     if not curve.is_enough:
         lines.append(f"Too few scores for a curve ({curve.n_scored} of {curve.min_trials}): they are listed instead.")
         return lines
     if curve.is_random is False:
-        found = ", ".join(curve.searches)
+        found = ", ".join(each for each in curve.searches if each != "random")
         lines.append(
             f"The search was not random ({found}): a curve takes trials for independent draws, so read it with care."
         )
@@ -120,7 +123,14 @@ def remarks(curve: "TuningCurve") -> list[str]:
         lines.append("Takes the trials for independent draws, as those of a random search are (not known here).")
     methods = {"ld": "exact, Learned-Miller and DeStefano", "ks": "Kolmogorov-Smirnov", "dkw": "DKW"}
     method = methods.get(curve.band, curve.band)
-    lines.append(f"The band is around the median best of n, for all n at once, at {curve.confidence:.0%} ({method}).")
+    lines.append(
+        f"The band is around the median best of n, for all n at once, at {curve.confidence:.0%} or more ({method})."
+    )
+    samples = sorted({t.validation_samples for t in curve.trials if t.score is not None and t.validation_samples})
+    if samples and samples[-1] > _ALIKE * samples[0]:
+        lines.append(
+            f"The scores are of {samples[0]} to {samples[-1]} validation samples: if the data differ, so do the scores."
+        )
     if curve.hours_per_trial is not None:
         spent = " (that of failed and pruned ones included)" if curve.n_failed or curve.n_pruned else ""
         lines.append(f"Each trial that counts costs {time(curve.hours_per_trial)} of a device on average{spent}.")
@@ -140,11 +150,18 @@ def reason(trial: Trial) -> str:
     return trial.reason or (f"{trial.metric} was never finite" if trial.diverged else "unknown")
 
 
+def _became(curve: "TuningCurve", trial: Trial) -> str:
+    """What became of a trial, as the curve counts it."""
+    return "failed" if trial.status == "completed" and trial in curve.failures else trial.status
+
+
 def listing(curve: "TuningCurve") -> list[str]:
     """The trials themselves, the best first."""
     sign = -1 if curve.mode == "max" else 1
     ordered = sorted(curve.trials, key=lambda t: (t.score is None, sign * (t.score or 0.0)))
-    lines = [f"{_number(trial.score):>12}  {trial.status:<9}  {trial.name}{_settings(trial)}" for trial in ordered]
+    lines = [
+        f"{_number(trial.score):>12}  {_became(curve, trial):<9}  {trial.name}{_settings(trial)}" for trial in ordered
+    ]
     more = len(lines) - _LISTED
     return lines[:_LISTED] + ([f"... and {more} more"] if more > 0 else [])
 
@@ -187,16 +204,26 @@ def _at(curve: "TuningCurve", n: int) -> dict[str, float | None]:
 def _policy(curve: "TuningCurve") -> str:
     if curve.failed == "worst":
         return "worse than all others for the median and its band; the means are of those with a score"
-    return "dropped, which is optimistic" if curve.failed == "drop" else f"counted as {curve.failed:g}"
+    if curve.failed == "drop":
+        return "dropped, which is optimistic"
+    best = curve.best
+    sign = 1 if curve.mode == "max" else -1
+    flatters = best is not None and best.score is not None and sign * (float(curve.failed) - best.score) > 0
+    return f"counted as {curve.failed:g}" + (", which is better than the best score" if flatters else "")
 
 
 def _settings(trial: Trial) -> str:
     items = [
-        f"{name}={value:.5g}" if isinstance(value, float) else f"{name}={value}"
+        f"{name}={value:.5g}" if isinstance(value, float) else f"{name}={_cut(value)}"
         for name, value in trial.hyperparameters.items()
     ]
     more = ", ..." if len(items) > _NAMED else ""
     return f"  ({', '.join(items[:_NAMED])}{more})" if items else ""
+
+
+def _cut(value: object) -> str:
+    words = str(value)
+    return words if len(words) <= _LETTERS else words[: _LETTERS - 3] + "..."
 
 
 def time(hours: float) -> str:
@@ -210,5 +237,6 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.5g}"
 
 
-def _many(number: int, thing: str) -> str:
+def many(number: int, thing: str) -> str:
+    """A number of things, e.g. ``"2 trials"``."""
     return f"{number} {thing}{'s' * (number != 1)}"

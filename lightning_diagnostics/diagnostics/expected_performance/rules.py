@@ -58,12 +58,13 @@ def lost_trials(measured: "Reading", limits: Limits) -> Verdict:
 
     ## What to do
     Look at the log of the job for the reason. Resume them from their last checkpoint (`trainer.fit(ckpt_path=...)`): a
-    resumed run overwrites its own record. If they are to be forgotten, delete their folders.
+    resumed run goes on with its own record. If they are to be forgotten, delete their folders.
 
     ## When it is wrong
     A run on another machine that stands still for longer than half an hour and goes on later (a suspended laptop, a
-    preempted job) is taken for lost meanwhile. Its record is right again with its next sign of life. Searches that end
-    trials by a kill (the hyperband of W&B does) look like this, too.
+    preempted job) is taken for lost meanwhile. Its record is right again with its next sign of life. A run that was
+    resumed with other hyperparameters or another seed than its checkpoint has is another trial, and the first stays
+    lost. Searches that end trials by a kill (the hyperband of W&B does) look like this, too.
     """
     if not measured.lost:
         return None
@@ -331,7 +332,7 @@ def non_random_search(measured: "Reading", limits: Limits) -> Verdict:
     """
     if not measured.searches or measured.scored < measured.needed:
         return None
-    found = ", ".join(measured.searches)
+    found = ", ".join(each for each in measured.searches if each != "random")
     return Diagnosis(
         Severity.INFO,
         None,

@@ -28,6 +28,8 @@ class Trial:
         score: The best value of the metric so far; None if there is none that is finite.
         score_step: The training step of that, on the axis of Lightning's ``self.log``.
         readings: How often the metric was read, finite or not.
+        last_step: The training step of the last reading; None if there is none.
+        resumed_step: That of the checkpoint with which a run went on with this trial; None if none did.
         sweep: What the sweep is called; None if nothing has said so.
         sweep_from: What has said so: ``"sweep="``, ``"environment"``, ``"Optuna"``, ``"Ray"``, ``"W&B"``, ``"Hydra"``,
             ``"SLURM"``, or ``"folder"``.
@@ -61,6 +63,8 @@ class Trial:
     score: float | None = None
     score_step: int | None = None
     readings: int = 0
+    last_step: int | None = None
+    resumed_step: int | None = None
     sweep: str | None = None
     sweep_from: str = "folder"
     number: str | None = None
@@ -101,6 +105,16 @@ class Trial:
             return False
         return self.score is None or (value > self.score if self.mode == "max" else value < self.score)
 
+    def goes_on_with(self, former: "Trial") -> bool:
+        """Whether this record is the former one of the same run, continued.
+
+        It is not where that run had completed, and this one departs from a checkpoint before its end: then several
+        runs have departed from one checkpoint, and each is a trial.
+        """
+        if self.resumed_step is None or former.status != "completed" or former.last_step is None:
+            return True
+        return former.last_step <= self.resumed_step + 1  # the last reading may come after the last checkpoint
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON and for checkpoints."""
         plain = {name: value for name, value in asdict(self).items() if name not in _NOT_KEPT}
@@ -139,7 +153,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("score",), (int | float | None, "a number or null")),
     **dict.fromkeys(("seconds", "beat", "silence"), (int | float, "a number")),
     **dict.fromkeys(("readings", "devices", "tests", "pid", "born"), (int, "a whole number")),
-    **dict.fromkeys(("score_step", "seed"), (int | None, "a whole number or null")),
+    **dict.fromkeys(("score_step", "last_step", "resumed_step", "seed"), (int | None, "a whole number or null")),
     **dict.fromkeys(("training_samples", "validation_samples"), (int | None, "a whole number or null")),
     "hyperparameters": (dict, "an object"),
     **dict.fromkeys(("batch_means", "batch_sizes"), (list, "a list of numbers")),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ BATCHES = 3
 
 VALIDATED = 8
 """Validation samples."""
+
+BY_VALUES: dict[str, Any] = {"weights_only": True} if "weights_only" in signature(Trainer.fit).parameters else {}
+"""That a checkpoint is read as plain values, where Lightning takes that as an argument."""
 
 RISING = (0.1, 0.5, 0.3)
 """Scores of three validations, the best in the middle."""

@@ -76,7 +76,7 @@ def test_the_metric_and_its_mode(
             [],
             {"monitor": "val_thing"},
             "mode=None: whether 'val_thing' shall be large or small is not known from its name or from a callback "
-            "that watches it; allowed are 'min' and 'max'",
+            "that watches it; allowed are 'min' and 'max' (validation logs 'val_thing')",
         ),
     ],
     ids=("none", "checkpoints", "stoppings", "mode"),

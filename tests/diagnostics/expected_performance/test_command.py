@@ -61,7 +61,7 @@ def said(*words: str | Path) -> str:
 
 def test_the_installed_command_prints_the_curve_of_a_folder(folder: Path) -> None:
     assert good("tuning-curve", folder) == f"{from_folder(folder)}\n"
-    assert good("tuning-curve", folder).startswith("Sweep good: 9 trials, val_acc (max), best 0.95 (5); ")
+    assert good("tuning-curve", folder).startswith("Sweep good: 9 trials, val_acc (max), best 0.95 (trial 5); ")
     assert bad("tuning-curve", folder / "none") == f"Error: folder {str(folder / 'none')!r}: no such folder"
 
 
@@ -245,9 +245,9 @@ def test_what_there_is_to_choose_from_is_named(tmp_path: Path) -> None:
     assert said(tmp_path, "--metric", "val_acc") == f"{head} mode: allowed is mode= one of 'max' (2), 'min' (1)"
     allowed = f"allowed for the runs below {str(tmp_path)!r} is one of"
     assert said(tmp_path, "--metric", "acc") == f"Error: metric='acc': {allowed} 'val_acc' (3), 'val_f1' (1)"
-    assert said(tmp_path, "--sweep", "x") == f"Error: sweep='x': {allowed} '' (4)"
+    assert said(tmp_path, "--sweep", "x") == f"Error: sweep='x': {allowed} '' (no sweep: 4)"
     keep(named(trials(GOOD), "A"), tmp_path / "more")
-    assert said(tmp_path) == f"{head} sweep: allowed is sweep= one of '' (4), 'A' (8)"
+    assert said(tmp_path) == f"{head} sweep: allowed is sweep= one of '' (no sweep: 4), 'A' (8)"
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,8 @@ def test_what_cannot_be_written_is_said(folder: Path, tmp_path: Path) -> None:
             words == f"Error: --output {str(tmp_path / 'none' / 'x')!r} cannot be written (No such file or directory)"
         )
     (tmp_path / "file").write_text("")
-    assert said(folder, "--tensorboard", tmp_path / "file").startswith("Error: ")
+    words = f"Error: --tensorboard {str(tmp_path / 'file')!r} cannot be written (File exists)"
+    assert said(folder, "--tensorboard", tmp_path / "file") == words
 
 
 def test_without_matplotlib_it_is_said_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_a_lead_that_nothing_is_known_of_any_more_ends() -> None:
     many = compare(sweep("A", [0.3] * 240 + [0.9] * 160), level(400))
     assert many.trials == (Lead("B", "A", 1, 1), Lead("A", "B", 2, 12))
     assert str(many).startswith(
-        "At equal budget B beats A from n = 1 to n = 1; A beats B from n = 2 to n = 12; "
+        "At equal budget B beats A at n = 1; A beats B from n = 2 to n = 12; "
         "elsewhere up to n = 400 the bands overlap.\n"
     )
 
@@ -155,6 +155,7 @@ def test_for_programs_it_is_plain_values() -> None:
     assert plain == {
         "by_trials": [lead],
         "most_trials": 10,
+        "known_trials": 10,
         "by_hours": [pytest.approx(lead)],
         "most_hours": pytest.approx(10),
         "confidence": pytest.approx(0.64),

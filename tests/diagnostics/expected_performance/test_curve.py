@@ -167,7 +167,7 @@ def test_a_sweep_without_a_score_has_no_curve_and_no_best() -> None:
     for some in ([], [trial(0, None, "failed")], [trial(0, 0.5, "running")], [trial(0, None, "pruned")]):
         found = curve(some)
         assert (found.best, found.mean, found.median, found.is_enough) == (None, (), (), False)
-        assert str(found).splitlines()[0].endswith("no score yet.")
+        assert str(found).splitlines()[0].endswith("no score.")
 
 
 def test_of_two_that_are_as_good_the_older_is_the_best() -> None:

@@ -246,7 +246,7 @@ class Combined(Scripted):
         (rows(10, drop_last=True), rows(7, drop_last=True), {}, (8, 4)),
         (rows(12), rows(12), {"limit_val_batches": 2, "limit_train_batches": 1}, (4, 8)),
         (rows(12), rows(12), {"limit_val_batches": 0.34}, (12, 4)),
-        (rows(12), [rows(7), rows(6)], {}, (12, 13)),
+        (rows(12), [rows(7), rows(6)], {}, (12, 7)),
         ([rows(12), rows(8)], rows(4), {}, (20, 4)),
         (DataLoader(Stream(), batch_size=4), DataLoader(Stream(), batch_size=4), {}, (None, None)),
         (DataLoader(Stream(), batch_size=4), rows(4), {}, (None, 4)),

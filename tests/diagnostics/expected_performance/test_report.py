@@ -30,13 +30,13 @@ def test_a_curve_reads_in_a_terminal() -> None:
     assert (
         str(curve(MIXED, name="mine"))
         == """\
-Sweep mine: 9 trials, val_acc (max), best 1 (3); the expected best of 5 is 0.907, that of one trial 0.625.
+Sweep mine: 9 trials, val_acc (max), best 1 (trial 3); the expected best of 5 is 0.907, that of one trial 0.625.
 1 trial failed (ValueError): worse than all others for the median and its band; the means are of those with a score.
-1 trial pruned, which do not count (their time does).
-1 trial still running, which do not count.
-1 trial ended without a value of val_acc, and do not count.
+1 trial pruned: not counted, but for the time spent.
+1 trial still running: not counted.
+1 trial ended without a value of val_acc: not counted.
 The search was not random (pruning): a curve takes trials for independent draws, so read it with care.
-The band is around the median best of n, for all n at once, at 80% (exact, Learned-Miller and DeStefano).
+The band is around the median best of n, for all n at once, at 80% or more (exact, Learned-Miller and DeStefano).
 Each trial that counts costs 25 min of a device on average (that of failed and pruned ones included).
 
 n  device time    mean  unbiased   spread  median        band
@@ -53,9 +53,8 @@ def test_too_few_scores_are_listed_the_best_first_with_what_they_were_of() -> No
     assert (
         str(curve(FEW))
         == """\
-6 trials, val_acc (max), best 0.75 (1).
-4 trials failed (2 x ValueError, killed, val_acc was never finite): worse than all others for the median and its \
-band; the means are of those with a score.
+6 trials, val_acc (max), best 0.75 (trial 1).
+4 trials failed (2 x ValueError, killed, val_acc was never finite): no scores of their own.
 1 trial lost: stopped without a word.
 Too few scores for a curve (2 of 5): they are listed instead.
 
@@ -64,7 +63,7 @@ Too few scores for a curve (2 of 5): they are listed instead.
          0.3  lost       9
            -  failed     5  (a=1, b=1, c=1, d=1, e=1, ...)
            -  failed     6
-           -  completed  7"""
+           -  failed     7"""
     )
     lowest = curve(trials(SCORES[:3], mode="min", metric="val_loss"), mode="min", metric="val_loss")
     assert [line.split()[0] for line in report.listing(lowest)] == ["0.25", "0.5", "0.75"]
@@ -97,7 +96,7 @@ def test_it_is_said_what_a_failure_counts_as(failed: Any, words: str) -> None:
     ],
 )
 def test_the_band_has_a_name_and_a_confidence(band: Any, name: str) -> None:
-    line = f"The band is around the median best of n, for all n at once, at 95% ({name})."
+    line = f"The band is around the median best of n, for all n at once, at 95% or more ({name})."
     assert line in str(curve(MIXED, band=band, confidence=0.95))
 
 

@@ -1,5 +1,6 @@
 """A resumed run is the same trial; runs that only begin at one checkpoint are trials of their own."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_diagnostics.diagnostics.expected_performance.records import read
 from tests.diagnostics.expected_performance.models import (
     BATCHES,
+    BY_VALUES,
     Scripted,
     expected,
     files,
@@ -33,7 +35,7 @@ def first(folder: Path, *, scores: Any = (0.1, 0.5), saved: Any = None, **argume
 def resume(checkpoint: Path, folder: Path, *, scores: Any, saved: Any = None, **arguments: Any) -> Any:
     """Go on for a third epoch; gives the callback."""
     callback = expected(**arguments)
-    fit(trainer(callback, folder), Scripted(scores, saved=saved), ckpt_path=str(checkpoint), weights_only=True)
+    fit(trainer(callback, folder), Scripted(scores, saved=saved), ckpt_path=str(checkpoint), **BY_VALUES)
     return callback
 
 
@@ -150,10 +152,33 @@ def test_many_trials_from_one_checkpoint(tmp_path: Path) -> None:
 def test_from_the_checkpoint_of_a_completed_run_it_goes_on(tmp_path: Path) -> None:
     checkpoint = first(tmp_path)
     assert torch.load(checkpoint, weights_only=True)["callbacks"]  # by plain values alone
-    for score in (0.6, 0.7):
-        resume(checkpoint, tmp_path, scores=(score,))
-    (trial,) = read(str(tmp_path)).trials  # the newest of one trial
-    assert trial.score == rounded(0.7)
+    before = record(tmp_path)
+    resume(checkpoint, tmp_path, scores=(0.7,))
+    (trial,) = read(str(tmp_path)).trials  # the newer of one trial
+    assert (trial.run_id, trial.score, trial.resumed_step) == (before["run_id"], rounded(0.7), 2 * BATCHES - 1)
+
+
+def test_trials_that_differ_in_nothing_that_is_saved_are_told_apart_by_where_they_departed(tmp_path: Path) -> None:
+    checkpoint = first(tmp_path)
+    for score in (0.6, 0.9, 0.7, 0.3):
+        callback = resume(checkpoint, tmp_path, scores=(score,))
+    found = read(str(tmp_path)).trials
+    # Each has the best of its way, of which the epochs before the checkpoint are a part.
+    assert sorted(trial.score for trial in found) == [rounded(0.5), rounded(0.6), rounded(0.7), rounded(0.9)]
+    assert len({trial.run_id for trial in found}) == 4
+    assert len(callback.curve.trials) == 4
+
+
+def test_a_run_that_was_killed_beyond_its_checkpoint_goes_on_as_one_trial(tmp_path: Path) -> None:
+    checkpoint = first(tmp_path)
+    former = resume(checkpoint, tmp_path, scores=(0.9,)).trial
+    for path in files(tmp_path):
+        plain = json.loads(path.read_text())
+        if plain["last_step"] == former.last_step:
+            path.write_text(json.dumps({**plain, "status": "running"}))
+    resume(checkpoint, tmp_path, scores=(0.6,))
+    (trial,) = read(str(tmp_path)).trials
+    assert trial.score == rounded(0.6)
 
 
 def test_a_checkpoint_after_the_run_holds_it_as_completed(tmp_path: Path) -> None:

@@ -101,15 +101,22 @@ def test_a_record_of_a_later_version_is_read_as_far_as_it_is_known(tmp_path: Pat
 
 
 def test_records_are_found_at_any_depth_and_drafts_and_other_folders_are_not_read(tmp_path: Path) -> None:
-    for place in ("a", "b/lightning_logs/version_0", "2030-01-01/12-00-00/3/lightning_logs/version_1", "."):
+    for place in (
+        "a",
+        "b/lightning_logs/version_0",
+        "hparams",
+        "wandb",
+        "2030-01-01/12-00-00/3/lightning_logs/version_1",
+        ".",
+    ):
         write(trial(f"in-{place.replace('/', '-')}"), os.path.normpath(str(tmp_path / place)))
-    for place in ("a/checkpoints", "a/.hidden", "wandb"):
+    for place in ("a/checkpoints", "a/.hidden"):
         write(trial("passed-over"), str(tmp_path / place))
     (tmp_path / "a" / FOLDER / "x.json.123.tmp").write_text("{")
     (tmp_path / "a" / "settings.json").write_text("{}")
     found = read(str(tmp_path))
     assert found.unreadable == {}
-    assert len(found.trials) == 4
+    assert len(found.trials) == 6
     assert "passed-over" not in {each.run_id for each in found.trials}
 
 
