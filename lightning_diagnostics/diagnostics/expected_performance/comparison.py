@@ -59,9 +59,8 @@ class Comparison:
             least = max(self.one.hours_per_trial or 0.0, self.other.hours_per_trial or 0.0)
             lines.append(_words(self.hours, least, self.most_hours, _device_time, self))
         if self.known_trials < self.most_trials:
-            where = f"Beyond n = {self.known_trials}" if self.known_trials else "At no n"
-            can = "nothing" if self.known_trials else "anything"
-            lines.append(f"({where} {can} can be said: so few trials do not bound how good the best of n may be.)")
+            nothing = f"Beyond n = {self.known_trials} nothing" if self.known_trials else "Nothing"
+            lines.append(f"({nothing} can be said: so few trials do not bound how good the best of n may be.)")
         lines.append(f"(Both bands, by trials, hold at once in at least {self.confidence:.0%} of such sweeps.)")
         return "\n".join(map(printable, lines))
 

@@ -160,10 +160,11 @@ def listing(curve: "TuningCurve") -> list[str]:
     sign = -1 if curve.mode == "max" else 1
     ordered = sorted(curve.trials, key=lambda t: (t.score is None, sign * (t.score or 0.0)))
     lines = [
-        f"{_number(trial.score):>12}  {_became(curve, trial):<9}  {trial.name}{_settings(trial)}" for trial in ordered
+        f"{_number(trial.score):>12}  {_became(curve, trial):<9}  {trial.name}{_settings(trial)}"
+        for trial in ordered[:_LISTED]
     ]
-    more = len(lines) - _LISTED
-    return lines[:_LISTED] + ([f"... and {more} more"] if more > 0 else [])
+    more = len(ordered) - _LISTED
+    return lines + ([f"... and {more} more"] if more > 0 else [])
 
 
 _HEADS = ("device time", "mean", "unbiased", "spread", "median", "band")

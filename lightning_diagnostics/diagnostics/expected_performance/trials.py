@@ -106,12 +106,14 @@ class Trial:
         return self.score is None or (value > self.score if self.mode == "max" else value < self.score)
 
     def goes_on_with(self, former: "Trial") -> bool:
-        """Whether this record is the former one of the same run, continued.
+        """Whether this record is the former one of the same run, continued or copied.
 
         It is not where that run had completed, and this one departs from a checkpoint before its end: then several
         runs have departed from one checkpoint, and each is a trial.
         """
-        if self.resumed_step is None or former.status != "completed" or former.last_step is None:
+        if self.beat == former.beat or self.resumed_step is None:
+            return True
+        if former.status != "completed" or former.last_step is None:
             return True
         return former.last_step <= self.resumed_step + 1  # the last reading may come after the last checkpoint
 

@@ -1,6 +1,7 @@
 """A resumed run is the same trial; runs that only begin at one checkpoint are trials of their own."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,12 @@ def test_trials_that_differ_in_nothing_that_is_saved_are_told_apart_by_where_the
     assert sorted(trial.score for trial in found) == [rounded(0.5), rounded(0.6), rounded(0.7), rounded(0.9)]
     assert len({trial.run_id for trial in found}) == 4
     assert len(callback.curve.trials) == 4
+
+
+def test_a_copy_of_a_folder_is_no_trial(tmp_path: Path) -> None:
+    resume(first(tmp_path), tmp_path, scores=(0.7,))
+    shutil.copytree(tmp_path / "runs" / "version_1", tmp_path / "kept" / "version_1")
+    assert [trial.score for trial in read(str(tmp_path)).trials] == [rounded(0.7)]
 
 
 def test_a_run_that_was_killed_beyond_its_checkpoint_goes_on_as_one_trial(tmp_path: Path) -> None:
