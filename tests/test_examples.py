@@ -161,7 +161,7 @@ def test_transformer_spikes_without_a_warmup_and_not_with_it(seed: int, tmp_path
 
 def test_search_has_the_same_curve_of_its_records_and_of_its_study(tmp_path: Path) -> None:
     said = run("search.py", "--trials=6", f"--logdir={tmp_path}")
-    heads = re.findall(r"^Sweep digits: 6 trials, val_acc \(max\), best (\S+) \((\d)\); .*$", said, re.MULTILINE)
+    heads = re.findall(r"^Sweep digits: 6 trials, val_acc \(max\), best (\S+) \(trial (\d)\); .*$", said, re.MULTILINE)
     assert len(heads) == 2
     assert heads[0] == heads[1]
     assert "They agree; only Optuna's times are longer." in said
