@@ -152,6 +152,18 @@ def test_the_last_record_is_the_whole_table_and_is_on_the_disk_at_once(tmp_path:
             assert [table[1] for table in tables] == [f"place {index}" for index in range(step + 1)]
 
 
+def test_curves_and_charts_are_written_without_tensorflow_even_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tensorboard.compat.tf", None)  # what TensorBoard hands out there has other files
+    tensorboard.write_run(str(tmp_path / "run"), [(1, 0.0, {"evp/median": 0.5})])
+    chart = tensorboard.Chart(("evp/median",))
+    tensorboard.write_layout(str(tmp_path / "charts"), {"curve": {"median": chart}})
+    for place in ("run", "charts"):
+        (file,) = (tmp_path / place).iterdir()
+        assert file.stat().st_size > 0
+
+
 def test_only_experiments_that_are_summary_writers_are_written_to(tmp_path: Path) -> None:
     class AnswersToEverything:
         def __getattr__(self, name: str) -> Any:
